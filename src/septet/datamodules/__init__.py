@@ -1,0 +1,1 @@
+"""One folder per kind of data, each with its LightningDataModule."""

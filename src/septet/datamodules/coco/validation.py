@@ -1,0 +1,97 @@
+"""Check a COCO annotation file before anything is trained on it."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CocoProblem:
+    """One finding.
+
+    Attributes:
+        code: kind of problem, e.g. ``box-outside``.
+        id: of the record concerned (a class name for ``class-missing``, the image for ``missing-file``).
+        message: one sentence with the values.
+        fatal: whether training must not start.
+    """
+
+    code: str
+    id: int | str
+    message: str
+    fatal: bool = True
+
+
+def _duplicates(data: Mapping[str, Any]) -> Iterator[CocoProblem]:
+    for key, name in (("images", "image"), ("annotations", "annotation"), ("categories", "category")):
+        counts = Counter(record["id"] for record in data.get(key, []))
+        for identity, count in counts.items():
+            if count > 1:
+                yield CocoProblem(f"duplicate-{name}-id", identity, f"{name} id {identity} occurs {count} times")
+
+
+def _box(record: Mapping[str, Any], image: Mapping[str, Any] | None) -> Iterator[CocoProblem]:
+    x, y, width, height = (float(v) for v in record["bbox"])
+    what = f"annotation {record['id']} (image {record['image_id']}): box {[x, y, width, height]}"
+    if not all(math.isfinite(v) for v in (x, y, width, height)):
+        yield CocoProblem("box-not-finite", record["id"], f"{what} is not finite")
+    elif width <= 0 or height <= 0:
+        yield CocoProblem("box-empty", record["id"], f"{what} has no area")
+    elif image is not None:
+        over = max(-x, -y, x + width - image["width"], y + height - image["height"])
+        if over > 1:
+            size = f"{image['width']}x{image['height']}"
+            yield CocoProblem("box-outside", record["id"], f"{what} leaves its {size} image by {over:g} pixels")
+
+
+def _annotations(data: Mapping[str, Any]) -> Iterator[CocoProblem]:
+    images = {record["id"]: record for record in data.get("images", [])}
+    categories = {record["id"] for record in data.get("categories", [])}
+    for record in data.get("annotations", []):
+        identity = record["id"]
+        if record["image_id"] not in images:
+            yield CocoProblem("unknown-image", identity, f"annotation {identity} names image {record['image_id']}")
+        if record["category_id"] not in categories:
+            message = f"annotation {identity} names category {record['category_id']}, which is not listed"
+            yield CocoProblem("unknown-category", identity, message)
+        yield from _box(record, images.get(record["image_id"]))
+        if "area" not in record:
+            yield CocoProblem("area-missing", identity, f"annotation {identity} has no area: box area is used", False)
+
+
+def validate_coco(
+    data: Mapping[str, Any], *, classes: Sequence[str] | None = None, image_dir: Path | str | None = None
+) -> list[CocoProblem]:
+    """Everything wrong with a COCO dictionary.
+
+    Args:
+        data: parsed annotation file.
+        classes: names that must be among the categories.
+        image_dir: folder in which every listed image must lie; not looked at when None.
+
+    Returns:
+        Problems; those with ``fatal`` must stop training.
+    """
+    problems = [*_duplicates(data), *_annotations(data)]
+    names = [record["name"] for record in data.get("categories", [])]
+    for name in classes or ():
+        if name not in names:
+            message = f"class {name!r} is not a category of the file, which has {names}"
+            problems.append(CocoProblem("class-missing", name, message))
+    for record in data.get("images", []) if image_dir is not None else []:
+        path = Path(image_dir or "") / record["file_name"]
+        if not path.is_file():
+            problems.append(CocoProblem("missing-file", record["id"], f"image file {path} is missing"))
+    return problems
+
+
+def refuse_fatal(problems: Sequence[CocoProblem], source: str) -> None:
+    """Raise ValueError naming the first fatal problems, if there are any."""
+    fatal = [p for p in problems if p.fatal]
+    if fatal:
+        shown = "; ".join(f"[{p.code}] {p.message}" for p in fatal[:5])
+        more = f" and {len(fatal) - 5} more" if len(fatal) > 5 else ""
+        raise ValueError(f"{source} has {len(fatal)} fatal problems: {shown}{more}; repair the file first")

@@ -1,0 +1,320 @@
+"""Long prompts with short answers: recall, needles, RULER and LongBench files, a user's own prompts."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from septet.datamodules.long_context import recall
+from septet.datamodules.long_context.readers import Sample, read_longbench, read_prompts, read_ruler
+from septet.datamodules.long_context.synthetic import HAYSTACKS, NEEDLES, needle_samples
+from septet.datamodules.long_context.tokenizers import Tokenizer, make_tokenizer
+from septet.datamodules.resume import ResumableBatches, ResumableLoader
+
+TASKS = ("recall", "needle", "ruler_jsonl", "longbench_jsonl")
+Batch = dict[str, Any]
+
+
+class LongContextText(LightningDataModule):
+    """Prompts, answers and where the needle lies.
+
+    Batch: ``input_ids`` (B, T) prompt and answer, left padded; ``labels`` (B, T) with -100 off the answer; ``attention_mask`` (B, T);
+    ``depth`` (B,); ``answers`` list of tuples; further ``task``, ``length`` (nominal), ``prefix``, ``sample`` (a stable name),
+    ``all_classes`` and ``max_new_tokens`` (0: the labels are scored with the answers fed, else the answer is generated).
+
+    Args:
+        task: "recall", "needle", "ruler_jsonl" or "longbench_jsonl".
+        root: file of the JSONL tasks; folder or file of ``tinyshakespeare.txt`` for the "text" haystack.
+        tokenizer: "bytes", a model folder, or "smollm2" (recall has a vocabulary of its own).
+        context_length: tokens of a prompt at most, or a list of them.
+        depths: places of the needle, used in turn; None: uniform.
+        haystack: "noise", "pairs" or "text".
+        batch_size: sequences of an evaluation batch, and of training except in recall's curriculum.
+        seed: of the data.
+        chat_template: wrap the prompt into the model's chat template.
+        answer_prefix: given start of the answer; ``{key}`` and ``{type}`` are filled in.
+        needle: "numbers", "words" or "uuids".
+        n_pairs: facts in a needle prompt.
+        num_samples: prompts per context length.
+        n_questions: questions of a recall test.
+        listed: recall names the asked keys before it asks (False: the compression cannot know the questions).
+        steps_per_epoch: training batches per epoch.
+        max_new_tokens: generation length; 0: what the benchmark says, or the longest answer.
+        prompts: text or JSONL file for ``predict``.
+
+    Raises:
+        ValueError: an unknown task, haystack or needle, no context length.
+    """
+
+    def __init__(
+        self,
+        task: str = "recall",
+        root: str | None = None,
+        tokenizer: str = "bytes",
+        context_length: int | list[int] = 512,
+        depths: list[float] | None = None,
+        haystack: str = "noise",
+        batch_size: int = 16,
+        seed: int = 0,
+        chat_template: bool = False,
+        answer_prefix: str = "",
+        needle: str = "numbers",
+        n_pairs: int = 1,
+        num_samples: int = 64,
+        n_questions: int = 4,
+        listed: bool = True,
+        steps_per_epoch: int = 25,
+        max_new_tokens: int = 0,
+        prompts: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.lengths = [context_length] if isinstance(context_length, int) else list(context_length)
+        _check(task, haystack, needle, self.lengths)
+        self.task, self.root, self.tokenizer_name = task, root, tokenizer
+        self.depths, self.haystack, self.batch_size, self.seed = depths, haystack, batch_size, seed
+        self.chat_template, self.answer_prefix, self.needle, self.n_pairs = chat_template, answer_prefix, needle, n_pairs
+        self.num_samples, self.n_questions, self.listed = num_samples, n_questions, listed
+        self.steps_per_epoch, self.max_new_tokens, self.prompts = steps_per_epoch, max_new_tokens, prompts
+        self.stage = 0
+        self._tokenizer: Tokenizer | None = None
+        self._rows: dict[str, list[Batch]] = {}
+        self._warned = False
+
+    # -- curriculum -------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curriculum's stage."""
+        return {"stage": self.stage}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the stage back."""
+        self.stage = int(state_dict["stage"])
+
+    def advance(self, accuracy: float) -> bool:
+        """Go to the next stage if an epoch's training accuracy allows; True once the last stage is passed."""
+        if self.task != "recall":
+            return False
+        last = len(recall.CURRICULUM) - 1
+        passed = accuracy >= recall.CURRICULUM[self.stage].threshold
+        if passed and self.stage < last:
+            self.stage += 1
+            return False
+        return passed
+
+    # -- samples ----------------------------------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, made at first use."""
+        if self._tokenizer is None:
+            self._tokenizer = make_tokenizer(self.tokenizer_name)
+        return self._tokenizer
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids; recall's symbols are printed as numbers."""
+        return " ".join(str(i) for i in ids) if self.task == "recall" else self.tokenizer.decode(ids)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer."""
+        return () if self.task == "recall" else self.tokenizer.stop_ids
+
+    def setup(self, stage: str) -> None:
+        """Build the rows of a stage."""
+        if stage == "predict" and self.prompts:
+            self._rows["predict"] = [self._row(s, 0, i) for i, s in enumerate(read_prompts(self.prompts))]
+            return
+        seed = self.seed + {"fit": 500_000, "validate": 500_000}.get(stage, 0)
+        key = "val" if stage in ("fit", "validate") else "test"
+        if key not in self._rows:
+            self._rows[key] = self._build(seed)
+
+    def _build(self, seed: int) -> list[Batch]:
+        if self.task == "recall":
+            return [self._recall_row(length, i, seed) for length in self.lengths for i in range(self.num_samples)]
+        rows = []
+        for length in self.lengths:
+            samples = self._samples(length, seed)
+            rows += [self._row(sample, length, i) for i, sample in enumerate(samples)]
+        return rows
+
+    def _recall_row(self, length: int, index: int, seed: int) -> Batch:
+        ids, labels = recall.evaluation_row(index, length, self.n_questions, seed, self.listed)
+        return {
+            "ids": ids, "labels": labels, "depth": float("nan"), "answers": (), "task": "recall", "length": length, "prefix": "",
+            "sample": f"recall/{length}/{seed}/{index}", "all_classes": (), "max_new_tokens": 0,
+        }  # fmt: skip
+
+    def _samples(self, length: int, seed: int) -> list[Sample]:
+        if self.task != "needle":
+            if self.root is None:
+                raise ValueError(f"task {self.task!r} needs root: the path of its .jsonl file")
+            read = read_ruler if self.task == "ruler_jsonl" else read_longbench
+            return read(self.root, limit=self.num_samples)
+        characters = self._characters(length, seed)
+        return [self._needle(sample) for sample in self._generate(self.num_samples, characters, seed)]
+
+    def _generate(self, count: int, characters: int, seed: int) -> list[Any]:
+        return needle_samples(
+            count, length=characters, haystack=self.haystack, needle=self.needle, depth=self.depths, n_pairs=self.n_pairs, seed=seed, text=self._text()
+        )  # fmt: skip
+
+    def _needle(self, sample: Any) -> Sample:
+        prefix = self.answer_prefix.format(key=sample.key, type=self.needle[:-1])
+        return Sample(sample.prompt, (sample.answer,), "needle", sample.depth, prefix=prefix)
+
+    def _text(self) -> str | None:
+        if self.haystack != "text":
+            return None
+        path = Path(self.root or "tinyshakespeare.txt")
+        file = path / "tinyshakespeare.txt" if path.is_dir() else path
+        if not file.is_file():
+            raise ValueError(f"{file} does not exist; haystack 'text' reads tinyshakespeare.txt (see ORIGIN.md), set root")
+        return file.read_text(encoding="utf-8")
+
+    def _characters(self, length: int, seed: int) -> int:
+        """Context characters whose whole prompt has about 98 % of ``length`` tokens."""
+        characters = length
+        for _ in range(4):
+            used = max(len(self._prompt_ids(self._needle(s))) for s in self._generate(2, max(characters, 64), seed))
+            if 0.955 * length <= used <= length:
+                break
+            characters = max(64, round(characters * 0.98 * length / used))
+        return max(characters, 64)
+
+    def _prompt_ids(self, sample: Sample) -> list[int]:
+        text = self.tokenizer.chat(sample.prompt) if self.chat_template and sample.chat else sample.prompt
+        if sample.prefix and not text.endswith(("\n", " ")):
+            text += " "
+        return self.tokenizer.encode(text + sample.prefix)
+
+    def _row(self, sample: Sample, length: int, index: int) -> Batch:
+        prompt = self._cut(self._prompt_ids(sample), length)
+        answer = self.tokenizer.encode(f" {sample.answers[0]}") if sample.answers else []
+        ids = torch.tensor(prompt + answer)
+        labels = torch.full_like(ids, recall.IGNORE)
+        labels[len(prompt) :] = ids[len(prompt) :]
+        return {
+            "ids": ids, "labels": labels, "depth": sample.depth, "answers": sample.answers, "task": sample.task,
+            "length": length or len(prompt), "prefix": sample.prefix, "sample": f"{sample.task}/{length}/{self.seed}/{index}",
+            "all_classes": sample.all_classes,
+            "max_new_tokens": self.max_new_tokens or sample.max_new_tokens or (len(answer) + 4 if answer else 64),
+        }  # fmt: skip
+
+    def _cut(self, ids: list[int], length: int) -> list[int]:
+        """Drop the middle of a prompt that is too long (LongBench's rule), with one warning."""
+        if not length or len(ids) <= length:
+            return ids
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"a prompt of {len(ids)} tokens exceeds context_length {length}; its middle is cut", stacklevel=2)
+        half = length // 2
+        return ids[: length - half] + ids[len(ids) - half :]
+
+    # -- loaders ----------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Endless fresh batches; the curriculum for recall, generated needles for "needle".
+
+        Raises:
+            ValueError: for tasks that are read from files.
+        """
+        if self.task not in ("recall", "needle"):
+            raise ValueError(f"task {self.task!r} is for evaluation; train on 'recall' or 'needle'")
+        batches = _Numbered(self.steps_per_epoch, 1, seed=self.seed)
+        return ResumableLoader(_Training(self), batches, collate_fn=_first)
+
+    def _loader(self, key: str) -> DataLoader[Any]:
+        return DataLoader(_Rows(self._rows[key]), batch_size=self.batch_size, shuffle=False, collate_fn=self.collate)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Fixed validation rows."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Fixed test rows."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The user's prompts, or the test rows."""
+        return self._loader("predict" if "predict" in self._rows else "test")
+
+    def collate(self, rows: Sequence[Batch]) -> Batch:
+        """Left pad and stack; see the class."""
+        longest = max(len(row["ids"]) for row in rows)
+        pad = recall.PAD if self.task == "recall" else self.tokenizer.pad_id
+        ids = torch.full((len(rows), longest), pad)
+        labels = torch.full((len(rows), longest), recall.IGNORE)
+        mask = torch.zeros(len(rows), longest, dtype=torch.long)
+        for b, row in enumerate(rows):
+            start = longest - len(row["ids"])
+            ids[b, start:], labels[b, start:], mask[b, start:] = row["ids"], row["labels"], 1
+        batch: Batch = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+        batch["depth"] = torch.tensor([row["depth"] for row in rows])
+        for name in ("answers", "task", "length", "prefix", "sample", "all_classes"):
+            batch[name] = [row[name] for row in rows]
+        batch["max_new_tokens"] = max(row["max_new_tokens"] for row in rows)
+        return batch
+
+    def training_batch(self, epoch: int, index: int) -> Batch:
+        """One training batch, a pure function of (seed, stage, epoch, index)."""
+        if self.task == "recall":
+            return dict(recall.training_batch(self.stage, epoch, index, self.seed))
+        seed = (self.seed + 1) * 7_919 + epoch * self.steps_per_epoch + index
+        characters = self._characters(self.lengths[0], self.seed)
+        samples = [self._needle(s) for s in self._generate(self.batch_size, characters, seed)]
+        return self.collate([self._row(s, self.lengths[0], i) for i, s in enumerate(samples)])
+
+    # -- record -----------------------------------------------------------------------------------------------------
+
+    def record_dataset(self) -> dict[str, Any]:
+        """Data set of the record."""
+        name = Path(self.root).stem if self.task.endswith("jsonl") and self.root else self.task
+        detail = f"{self.haystack}-{self.needle}" if self.task == "needle" else self.task
+        return {"name": name, "version": detail, "split": "test", "features": {"context_length": max(self.lengths)}}
+
+    def record_scenario(self) -> dict[str, Any]:
+        """Scenario of the record."""
+        return {"task": "long-context retrieval", "modality": "text", "domain": self.task}
+
+
+class _Numbered(ResumableBatches):
+    """Batches named by (epoch, index); the data is drawn from those numbers."""
+
+    def epoch_batches(self, epoch: int) -> list[list[Any]]:
+        return [[(epoch, index)] for index in range(self.num_items)]
+
+
+class _Training(Dataset[Batch]):
+    def __init__(self, data: LongContextText) -> None:
+        self.data = data
+
+    def __getitem__(self, index: Any) -> Batch:
+        return self.data.training_batch(*index)
+
+
+class _Rows(Dataset[Batch]):
+    def __init__(self, rows: list[Batch]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.rows[index]
+
+
+def _first(batches: list[Batch]) -> Batch:
+    return batches[0]
+
+
+def _check(task: str, haystack: str, needle: str, lengths: list[int]) -> None:
+    for name, value, choices in (("task", task, TASKS), ("haystack", haystack, HAYSTACKS), ("needle", needle, NEEDLES)):
+        if value not in choices:
+            raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+    if not lengths or min(lengths) < 1:
+        raise ValueError(f"context_length {lengths} must be one or more positive numbers")

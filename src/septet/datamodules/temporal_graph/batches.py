@@ -1,0 +1,130 @@
+"""Batches of asked links, and the data set that makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from septet.datamodules.resume import ResumableBatches, rank_and_world
+from septet.kernels.hashing import NodeSequence, TemporalNeighborIndex
+
+
+@dataclass
+class LinkBatch:
+    """Asked links of B events; column 0 is the event itself, the others are its K negatives.
+
+    Attributes:
+        pair_src: asked sources ``(B, 1+K)``.
+        pair_dst: asked destinations ``(B, 1+K)``.
+        time: ``(B,)`` time at which all columns are asked.
+        event: ``(B,)`` edge ids of the events, 0 for a pair that is no event.
+        src: sequences of the asked sources ``(B, 1+K, L)``.
+        dst: sequences of the asked destinations.
+        src_feat: ``(B, 1+K, L, 5)`` uint8, or None without structure.
+        dst_feat: the same for the destinations.
+    """
+
+    pair_src: Tensor
+    pair_dst: Tensor
+    time: Tensor
+    event: Tensor
+    src: NodeSequence
+    dst: NodeSequence
+    src_feat: Tensor | None
+    dst_feat: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def to(self, device: torch.device | str) -> LinkBatch:
+        """The batch on ``device``."""
+
+        def move(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device, non_blocking=True)
+
+        moved = {name: move(getattr(self, name)) for name in ("src_feat", "dst_feat")}
+        plain = {name: getattr(self, name).to(device) for name in ("pair_src", "pair_dst", "time", "event")}
+        sides = {name: NodeSequence(*(a.to(device) for a in getattr(self, name))) for name in ("src", "dst")}
+        return replace(self, **moved, **plain, **sides)
+
+
+@dataclass
+class Links:
+    """Asked links of a whole part, with their features: what a :class:`LinkDataset` serves."""
+
+    pair_src: Tensor
+    pair_dst: Tensor
+    time: Tensor
+    event: Tensor
+    index: TemporalNeighborIndex
+    length: int
+    src_feat: Tensor | None = None
+    dst_feat: Tensor | None = None
+
+    def batch(self, items: Tensor) -> LinkBatch:
+        """The links at positions ``items``; sequences are looked up here, features were computed by the pass."""
+        src, dst, time = self.pair_src[items], self.pair_dst[items], self.time[items]
+        times = time.repeat_interleave(src.shape[1])
+
+        def sequence(nodes: Tensor) -> NodeSequence:
+            flat = self.index.sequence(nodes.flatten(), times, self.length)
+            return NodeSequence(*(a.view(*nodes.shape, self.length) for a in flat[:3]), flat.count.view(nodes.shape))
+
+        return LinkBatch(
+            src,
+            dst,
+            time,
+            self.event[items],
+            sequence(src),
+            sequence(dst),
+            None if self.src_feat is None else self.src_feat[items],
+            None if self.dst_feat is None else self.dst_feat[items],
+        )
+
+
+class LinkDataset(Dataset[LinkBatch]):
+    """Serves whole batches; links of training change with the epoch.
+
+    Args:
+        make: gives the links of an epoch; called again only when the epoch changes.
+        size: number of events.
+    """
+
+    def __init__(self, make: Callable[[int], Links], size: int) -> None:
+        self.make, self.size = make, size
+        self.batches: ResumableBatches | None = None
+        self._epoch = -1
+        self._links: Links | None = None
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def links(self) -> Links:
+        """The links of the sampler's present epoch."""
+        epoch = 0 if self.batches is None else self.batches.epoch
+        if self._links is None or epoch != self._epoch:
+            self._links, self._epoch = self.make(epoch), epoch
+        return self._links
+
+    def __getitem__(self, item: int) -> LinkBatch:
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: list[int]) -> LinkBatch:
+        """One batch for a list of positions (called by the DataLoader)."""
+        return self.links.batch(torch.tensor(items))
+
+
+class EvaluationBatches(ResumableBatches):
+    """Chronological batches; ranks take every world-th one and none is repeated, so metrics stay exact."""
+
+    def __init__(self, num_items: int, batch_size: int) -> None:
+        super().__init__(num_items, batch_size, shuffle=False)
+
+    def _mine(self) -> list[list[int]]:
+        rank, world = rank_and_world()
+        return self.epoch_batches(0)[rank::world]

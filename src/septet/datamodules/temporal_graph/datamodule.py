@@ -1,0 +1,298 @@
+"""Event streams as a LightningDataModule: splits, negatives, structure features and batches of links."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
+from torch import Tensor
+
+from septet.datamodules.resume import ResumableBatches, ResumableLoader
+from septet.datamodules.temporal_graph.batches import EvaluationBatches, LinkBatch, LinkDataset, Links
+from septet.datamodules.temporal_graph.events import EventStream
+from septet.datamodules.temporal_graph.negatives import STRATEGIES, NegativeSampler, Strategy, batched_negatives
+from septet.datamodules.temporal_graph.predictions import prediction_links
+from septet.datamodules.temporal_graph.readers import FORMATS, read_events
+from septet.datamodules.temporal_graph.splits import Splits, dyglib_split, tgb_split
+from septet.datamodules.temporal_graph.structure import StructureSpec, StructureStates
+from septet.datamodules.temporal_graph.synthetic import powerlaw_events, synthetic_events
+from septet.kernels.hashing import TemporalNeighborIndex
+
+GENERATORS = {"synthetic": synthetic_events, "powerlaw": powerlaw_events}
+SEEDS = {"val": 0, "new_val": 1, "test": 2, "new_test": 3}
+"""Seeds of the evaluation negatives, fixed by the DyGLib protocol."""
+
+
+class TemporalGraphEvents(pl.LightningDataModule):
+    """Link prediction on a stream of events.
+
+    Features depend on the stream alone, so those of the evaluation parts are computed once and those of training once
+    an epoch, from an empty memory; validation starts from the state after training (A), test from the state after
+    validation (B). Yields :class:`LinkBatch`; loaders of validation and test are [all events, events of new nodes].
+
+    Args:
+        source: ``synthetic`` or ``powerlaw`` (generated), or the format of ``path``: auto, dyglib, jodie, snap, csv,
+            npz, parquet.
+        path: file of events.
+        protocol: ``dyglib`` (a tenth of the nodes hidden from training) or ``tgb`` (none hidden, fixed negative lists).
+        structure: settings of the hash memory, or None for models without it.
+        negatives: evaluation negatives, ``random``, ``historical`` or ``inductive``.
+        num_negatives: negatives per event in evaluation; training takes one.
+        batch_size: events per batch.
+        shuffle: shuffle the training batches (features stay exact: they do not depend on batches).
+        new_nodes: how new-node parts are streamed: ``alone`` (DyGLib) or ``in_stream`` (all events written).
+        cache_dir: keep evaluation features there, memory-mapped.
+        seed: of training negatives and the shuffle.
+        predict_path: pairs u,i,ts to score; default the test events.
+        generator: arguments of the generated sources, such as num_events.
+        compact: number the ids of a file anew.
+        length: sequence length when ``structure`` is None.
+
+    Raises:
+        ValueError: see the fields; FileNotFoundError for a missing file.
+    """
+
+    def __init__(
+        self,
+        source: str = "synthetic",
+        path: str | None = None,
+        protocol: Literal["dyglib", "tgb"] = "dyglib",
+        structure: StructureSpec | None = StructureSpec(),  # noqa: B008 - read only
+        negatives: Strategy = "random",
+        num_negatives: int = 1,
+        batch_size: int = 200,
+        shuffle: bool = False,
+        new_nodes: Literal["alone", "in_stream"] = "alone",
+        cache_dir: str | None = None,
+        seed: int = 0,
+        predict_path: str | None = None,
+        generator: dict[str, Any] | None = None,
+        compact: bool = False,
+        length: int = 20,
+    ) -> None:
+        super().__init__()
+        self.source, self.path, self.protocol, self.structure = source, path, protocol, structure
+        self.negatives, self.num_negatives, self.batch_size = negatives, num_negatives, batch_size
+        self.shuffle, self.new_nodes, self.cache_dir, self.seed = shuffle, new_nodes, cache_dir, seed
+        self.predict_path, self.generator, self.compact = predict_path, dict(generator or {}), compact
+        self.length = length if structure is None else structure.length
+        self._check()
+        self._stream: EventStream | None = None
+        self._links: dict[str, Links] = {}
+
+    def _check(self) -> None:
+        """Raise ValueError for settings that can never work."""
+        if self.source not in GENERATORS and self.source not in FORMATS:
+            raise ValueError(f"unknown source {self.source!r}: choose {', '.join([*GENERATORS, *FORMATS])}")
+        if self.source in FORMATS and self.path is None:
+            raise ValueError(f"source {self.source!r} needs a path")
+        if self.protocol not in ("dyglib", "tgb"):
+            raise ValueError(f"unknown protocol {self.protocol!r}: choose 'dyglib' or 'tgb'")
+        if self.negatives not in STRATEGIES:
+            raise ValueError(f"unknown negatives {self.negatives!r}: choose one of {', '.join(STRATEGIES)}")
+        if self.new_nodes not in ("alone", "in_stream"):
+            raise ValueError(f"unknown new_nodes {self.new_nodes!r}: choose 'alone' or 'in_stream'")
+        for name in ("num_negatives", "batch_size", "length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1")
+        if self.structure is not None:
+            self.structure.check()
+
+    # -- preparation ------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Fail early when a file is absent."""
+        for path in (self.path if self.source in FORMATS else None, self.predict_path):
+            if path is not None and not Path(path).exists():
+                raise FileNotFoundError(f"no event file {path}: check the path, or set SEPTET_DATA to your data's folder")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, check and split the stream and build both neighbour indices; once."""
+        if self._stream is not None:
+            return
+        self.prepare_data()
+        stream = self._read()
+        self.splits: Splits = dyglib_split(stream) if self.protocol == "dyglib" else tgb_split(stream)
+        train = self.splits.train
+        edges = torch.arange(1, len(stream) + 1)
+        src, dst, time = stream.src, stream.dst, stream.time
+        self.full_index = TemporalNeighborIndex(src, dst, time, num_nodes=stream.nodes)
+        self.train_index = TemporalNeighborIndex(src[train], dst[train], time[train], edges[train], stream.nodes)
+        self.states: StructureStates | None = None
+        if self.structure is not None:
+            self._warn(stream, self.structure)
+            self.states = StructureStates(
+                stream, self.structure, train, self.splits.val, self.train_index, self.full_index, self.cache_dir
+            )
+        self._stream = stream
+
+    def _read(self) -> EventStream:
+        """The stream of the configured source."""
+        if self.source in GENERATORS:
+            return GENERATORS[self.source](**self.generator)
+        assert self.path is not None
+        stream = read_events(self.path, self.source, compact=self.compact)
+        stream.warn_if_sparse()
+        return stream
+
+    @staticmethod
+    def _warn(stream: EventStream, structure: StructureSpec) -> None:
+        """Warn where the settings of the memory do not suit the stream."""
+        tied = float((stream.time[1:] == stream.time[:-1]).float().mean()) if len(stream) > 1 else 0.0
+        if structure.granularity == "event" and tied > 0.1:
+            warnings.warn(
+                f"{tied:.0%} of the events share a time with the one before and granularity 'event' lets tied events "
+                "see each other in file order: use 'timestamp'",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    @property
+    def stream(self) -> EventStream:
+        """The stream; :meth:`setup` has read it."""
+        if self._stream is None:
+            self.setup()
+        assert self._stream is not None
+        return self._stream
+
+    # -- links of the parts -----------------------------------------------------------------------------------------
+
+    def train_links(self, epoch: int) -> Links:
+        """Training events and the negatives of an epoch, a pure function of (seed, epoch)."""
+        stream, train = self.stream, self.splits.train
+        rng = np.random.default_rng((self.seed, epoch))
+        targets = torch.unique(stream.dst[train])
+        drawn = targets[torch.from_numpy(rng.integers(0, len(targets), len(train)))]
+        pair_dst = torch.stack([stream.dst[train], drawn], 1)
+        pair_src = stream.src[train].unsqueeze(1).expand_as(pair_dst).contiguous()
+        features = (None, None) if self.states is None else self.states.train_features(pair_src, pair_dst)
+        return Links(pair_src, pair_dst, stream.time[train], train + 1, self.train_index, self.length, *features)
+
+    def evaluation_links(self, part: str) -> Links:
+        """Links of ``val``, ``test``, ``new_val`` or ``new_test`` with the protocol's negatives; computed once."""
+        if part not in self._links:
+            stream, positions = self.stream, getattr(self.splits, part)
+            src, dst, time = stream.src[positions], stream.dst[positions], stream.time[positions]
+            neg_src, neg_dst = self._evaluation_negatives(part, positions)
+            pair_src = torch.cat([src.unsqueeze(1), neg_src], 1)
+            pair_dst = torch.cat([dst.unsqueeze(1), neg_dst], 1)
+            features = self._evaluation_features(part, positions, pair_src, pair_dst)
+            self._links[part] = Links(
+                pair_src, pair_dst, time, positions + 1, self.full_index, self.length, *features
+            )
+        return self._links[part]
+
+    def _evaluation_negatives(self, part: str, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Negatives ``(E, K)``: from the whole stream, or for new-node parts from their own events."""
+        stream = self.stream
+        pool = positions if part.startswith("new") else slice(None)
+        end = self.splits.train if part.endswith("val") else self.splits.val
+        sampler = NegativeSampler(
+            stream.src[pool], stream.dst[pool], stream.time[pool],
+            strategy=self.negatives, seed=SEEDS[part], last_observed_time=float(stream.time[end[-1]]),
+        )  # fmt: skip
+        batch = stream.src[positions], stream.dst[positions], stream.time[positions]
+        return batched_negatives(sampler, *batch, self.batch_size, self.num_negatives)
+
+    def _evaluation_features(
+        self, part: str, positions: Tensor, pair_src: Tensor, pair_dst: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Features of a part, streamed from state A (validation) or B (test)."""
+        if self.states is None:
+            return None, None
+        state, key = ("A" if part.endswith("val") else "B"), f"{part}-{self.negatives}"
+        if not part.startswith("new") or self.new_nodes == "alone":
+            return self.states.evaluation_features(state, positions, pair_src, pair_dst, key)
+        whole = self.splits.val if part == "new_val" else self.splits.test
+        columns = pair_src.shape[1]
+        all_src = self.stream.src[whole].unsqueeze(1).repeat(1, columns)
+        all_dst = self.stream.dst[whole].unsqueeze(1).repeat(1, columns)
+        place = torch.searchsorted(whole, positions)
+        all_src[place], all_dst[place] = pair_src, pair_dst
+        src_feat, dst_feat = self.states.evaluation_features(state, whole, all_src, all_dst, f"{key}-in_stream")
+        return src_feat[place], dst_feat[place]
+
+    # -- loaders ----------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> TRAIN_DATALOADERS:
+        """Training batches, in stream order unless shuffled."""
+        size = len(self.splits.train)
+        dataset = LinkDataset(self.train_links, size)
+        dataset.batches = ResumableBatches(size, self.batch_size, shuffle=self.shuffle, seed=self.seed)
+        return ResumableLoader(dataset, dataset.batches, collate_fn=_as_is)
+
+    def val_dataloader(self) -> EVAL_DATALOADERS:
+        """Validation events, then those of new nodes."""
+        return self._evaluation_loaders("val", "new_val")
+
+    def test_dataloader(self) -> EVAL_DATALOADERS:
+        """Test events, then those of new nodes."""
+        return self._evaluation_loaders("test", "new_test")
+
+    def predict_dataloader(self) -> EVAL_DATALOADERS:
+        """Pairs of ``predict_path``, or the test events."""
+        links = prediction_links(self, self.predict_path)
+        batches = EvaluationBatches(len(links.time), self.batch_size)
+        return ResumableLoader(LinkDataset(lambda _: links, len(links.time)), batches, collate_fn=_as_is)
+
+    def _evaluation_loaders(self, *parts: str) -> list[ResumableLoader]:
+        """One loader per part that holds events."""
+        loaders = []
+        for part in parts:
+            size = len(getattr(self.splits, part))
+            if size:
+                links = self.evaluation_links(part)
+                dataset = LinkDataset(lambda _, links=links: links, size)  # type: ignore[misc]
+                loaders.append(ResumableLoader(dataset, EvaluationBatches(size, self.batch_size), collate_fn=_as_is))
+        return loaders
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a :class:`LinkBatch`; on the CPU nothing is copied."""
+        if isinstance(batch, LinkBatch):
+            return batch if device.type == "cpu" else batch.to(device)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    # -- records and checkpoints ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must know about the features: the settings, never the tables."""
+        return {"structure": None if self.structure is None else asdict(self.structure), "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Warn when a checkpoint was trained on features of other settings."""
+        now = self.state_dict()["structure"]
+        if state_dict.get("structure") != now:
+            warnings.warn(
+                f"the checkpoint was trained with structure {state_dict.get('structure')}, now {now}",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def record_dataset(self) -> str:
+        """Name of the data set in records."""
+        return self.stream.name or "events"
+
+    def record_scenario(self) -> dict[str, Any]:
+        """Scenario of the record."""
+        return {"task": "dynamic link prediction", "modality": "event stream", "horizon": "next event"}
+
+    def record_protocol(self) -> dict[str, Any]:
+        """What a figure depends on besides the model."""
+        return {
+            "split": self.protocol,
+            "negatives": self.negatives,
+            "num_negatives": self.num_negatives,
+            "batch_size": self.batch_size,
+            "structure": None if self.structure is None else asdict(self.structure),
+        }
+
+
+def _as_is(batch: LinkBatch) -> LinkBatch:
+    """The data set already returns whole batches."""
+    return batch

@@ -1,0 +1,207 @@
+"""The state life cycle of the hash memory over the parts of a split; nothing here depends on weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from septet.datamodules.temporal_graph.events import EventStream
+from septet.kernels.hashing import HashNeighborMemory, TemporalNeighborIndex, group_offsets, structure_pass
+from septet.kernels.hashing.memory import check_order
+from septet.kernels.hashing.slots import check_kind
+from septet.kernels.hashing.structure import check_granularity
+
+CHUNK_POSITIONS = 1_300_000
+"""Sequence positions (events x columns x L) looked up at once."""
+
+
+@dataclass
+class StructureSpec:
+    """How structure features are computed; a checkpoint stores it, not the tables.
+
+    Attributes:
+        length: L, sequence length including the node itself.
+        long: slots of the long table, 1..255.
+        short: slots of the short table; default ``long // 4``.
+        kind: hash, ``mixed`` or ``released``.
+        padding: ``mask`` or ``node``.
+        granularity: ``timestamp`` (ties never see each other), ``event``, or a number of events.
+        order: write order inside a group, ``event`` or ``phase``.
+    """
+
+    length: int = 10
+    long: int = 64
+    short: int | None = None
+    kind: Literal["mixed", "released"] = "mixed"
+    padding: Literal["mask", "node"] = "mask"
+    granularity: str | int = "timestamp"
+    order: Literal["event", "phase"] = "event"
+
+    def check(self) -> None:
+        """Raise ValueError for a value that no pass accepts."""
+        if self.length < 1:
+            raise ValueError(f"structure.length={self.length} is below 1: the node itself takes one position")
+        if not 1 <= self.long <= 255:
+            raise ValueError(f"structure.long={self.long} is outside 1..255: counts are stored as uint8")
+        if self.padding not in ("mask", "node"):
+            raise ValueError(f"structure.padding={self.padding!r}: choose 'mask' or 'node'")
+        check_kind(self.kind)
+        check_order(self.order)
+        check_granularity(self.granularity)
+
+    @classmethod
+    def released(cls, length: int = 10, long: int = 64) -> StructureSpec:
+        """The half of the ``released`` preset that belongs to the data."""
+        return cls(length, long, None, "released", "node", 200, "phase")
+
+    def halves(self) -> str:
+        """``fixed``, ``released`` or ``mixed halves``: which preset the values amount to."""
+        values = (self.kind, self.padding, self.granularity, self.order)
+        if values == ("released", "node", 200, "phase"):
+            return "released"
+        return "fixed" if values == ("mixed", "mask", "timestamp", "event") else "ablation"
+
+
+Features = tuple[Tensor, Tensor]
+
+
+class StructureStates:
+    """The memory and its two saved states: A after training, B after validation.
+
+    Args:
+        stream: the events.
+        spec: the structure settings.
+        train: positions of the training events.
+        val: positions of the validation events.
+        train_index: neighbour index of the training events alone.
+        full_index: neighbour index of all events.
+        cache_dir: folder of memory-mapped features, or None for main memory.
+    """
+
+    def __init__(
+        self,
+        stream: EventStream,
+        spec: StructureSpec,
+        train: Tensor,
+        val: Tensor,
+        train_index: TemporalNeighborIndex,
+        full_index: TemporalNeighborIndex,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        self.stream, self.spec = stream, spec
+        self.train, self.val = train, val
+        self.train_index, self.full_index = train_index, full_index
+        self.memory = HashNeighborMemory(stream.nodes, spec.long, spec.short, spec.kind, spec.padding)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._states: dict[str, Tensor] = {}
+
+    def train_features(self, query_src: Tensor, query_dst: Tensor) -> Features:
+        """Features of the training events and their negatives ``(E, Q)``, from an empty memory; leaves state A."""
+        self.memory.reset()
+        features = self._pass(self.train_index, self.train, query_src, query_dst)
+        self._states.setdefault("A", self.memory.snapshot())
+        return features
+
+    def restore(self, state: str) -> None:
+        """Put the memory into state ``A`` or ``B``, replaying what has not been seen yet."""
+        if state not in self._states:
+            self._replay(state)
+        self.memory.restore(self._states[state])
+
+    def _replay(self, state: str) -> None:
+        """Stream the training events, and for B the validation events, asking nothing else."""
+        if state == "A":
+            self.memory.reset()
+            self._pass(self.train_index, self.train)
+        else:
+            self.restore("A")
+            self._pass(self.full_index, self.val)
+        self._states[state] = self.memory.snapshot()
+
+    def evaluation_features(
+        self, state: str, positions: Tensor, query_src: Tensor, query_dst: Tensor, key: str = ""
+    ) -> Features:
+        """Features of events at ``positions`` and their negatives, streamed from ``state`` with the full index.
+
+        Args:
+            state: ``A`` or ``B``.
+            positions: events to stream.
+            query_src: asked sources ``(E, Q)``.
+            query_dst: asked destinations ``(E, Q)``.
+            key: name of the cache entry; empty for none.
+        """
+        cached = self._cache_path(key, query_src, query_dst) if key and self.cache_dir else None
+        if cached is not None and cached.with_suffix(".dst.npy").exists():
+            return _open(cached)
+        self.restore(state)
+        features = self._pass(self.full_index, positions, query_src, query_dst)
+        if cached is not None:
+            _store(cached, features)
+        return features
+
+    def stream_events(self, start: int, stop: int) -> None:
+        """Write the events ``start:stop`` of the stream into the memory, asking nothing."""
+        if stop > start:
+            self._pass(self.full_index, torch.arange(start, stop))
+
+    def _pass(
+        self,
+        index: TemporalNeighborIndex,
+        positions: Tensor,
+        query_src: Tensor | None = None,
+        query_dst: Tensor | None = None,
+    ) -> Features:
+        """Stream events in chunks of whole groups."""
+        src, dst, time = (c[positions] for c in (self.stream.src, self.stream.dst, self.stream.time))
+        asked = src.unsqueeze(1) if query_src is None else query_src, dst.unsqueeze(1) if query_dst is None else query_dst
+        shape = (len(src), asked[0].shape[1], self.spec.length, 5)
+        keep = query_src is not None
+        out = tuple(torch.empty(shape if keep else (0,), dtype=torch.uint8) for _ in range(2))
+        for part in self._chunks(time, asked[0].shape[1]):
+            features = structure_pass(
+                self.memory, index, src[part], dst[part], time[part], asked[0][part], asked[1][part],
+                length=self.spec.length, granularity=self.spec.granularity, order=self.spec.order,  # type: ignore[arg-type]
+            )  # fmt: skip
+            if keep:
+                out[0][part], out[1][part] = features.src_feat, features.dst_feat
+        return out[0], out[1]
+
+    def _chunks(self, time: Tensor, columns: int) -> list[slice]:
+        """Slices of whole groups."""
+        offsets = group_offsets(time, self.spec.granularity)  # type: ignore[arg-type]
+        step = max(1024, CHUNK_POSITIONS // (columns * self.spec.length))
+        targets = torch.arange(step, len(time) + step, step)
+        bounds = offsets[torch.searchsorted(offsets, targets).clamp(max=len(offsets) - 1)]
+        cuts = [0, *torch.unique(bounds).tolist()]
+        return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+
+    def _cache_path(self, key: str, query_src: Tensor, query_dst: Tensor) -> Path:
+        """File stem named by everything the features depend on."""
+        digest = hashlib.blake2b(json.dumps(asdict(self.spec), sort_keys=True).encode(), digest_size=16)
+        for array in (self.stream.src, self.stream.dst, self.stream.time, self.train, self.val, query_src, query_dst):
+            digest.update(array.contiguous().numpy().tobytes())
+        assert self.cache_dir is not None
+        return self.cache_dir / f"{self.stream.name or 'stream'}-{key}-{digest.hexdigest()}.npy"
+
+
+def _store(path: Path, features: Features) -> None:
+    """Write both sides next to each other; the second file appears last and marks the entry as whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, array in zip((".src.npy", ".dst.npy"), features, strict=True):
+        part = path.with_suffix(suffix + ".part")
+        with part.open("wb") as file:
+            np.save(file, array.numpy())
+        part.replace(path.with_suffix(suffix))
+
+
+def _open(path: Path) -> Features:
+    """Both sides memory-mapped (copy on write: the cache itself is never changed)."""
+    src, dst = (torch.from_numpy(np.load(path.with_suffix(s), mmap_mode="c")) for s in (".src.npy", ".dst.npy"))
+    return src, dst

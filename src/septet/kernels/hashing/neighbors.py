@@ -1,0 +1,179 @@
+"""Temporal neighbour index: the latest events of a node strictly before a time, for whole batches at once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class NodeSequence(NamedTuple):
+    """Padded sequences of neighbours, oldest first, left-aligned.
+
+    Attributes:
+        ids: node ids ``(..., L)`` int64, 0 where empty.
+        time: time of each entry ``(..., L)`` in the stream's own type; position 0 of a sequence holds the query time.
+        edge_id: edge id of each entry ``(..., L)`` int64; 0 at position 0 of a sequence and where empty.
+        count: filled positions ``(...)`` int64.
+    """
+
+    ids: Tensor
+    time: Tensor
+    edge_id: Tensor
+    count: Tensor
+
+
+def check_sorted(time: Tensor) -> None:
+    """Raise ValueError if times are NaN or decrease."""
+    if time.is_floating_point() and bool(torch.isnan(time).any()):
+        position = int(torch.isnan(time).nonzero()[0])
+        raise ValueError(f"time {position} is NaN: remove or repair the event")
+    if len(time) > 1 and bool((time[1:] < time[:-1]).any()):
+        position = int((time[1:] < time[:-1]).nonzero()[0]) + 1
+        pair = f"{time[position].item()} after {time[position - 1].item()}"
+        raise ValueError(f"times decrease at event {position} ({pair}): sort by time, stable")
+
+
+def check_ids(name: str, ids: Tensor, num_nodes: int, lowest: int = 1) -> None:
+    """Raise ValueError if an id lies outside ``[lowest, num_nodes]``."""
+    if ids.numel() == 0:
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < lowest:
+        raise ValueError(f"{name} holds node id {low}: ids start at 1 (read 0-based files with id_base=0)")
+    if high > num_nodes:
+        raise ValueError(f"{name} holds node id {high}, above num_nodes={num_nodes}: raise num_nodes or compact the ids")
+
+
+def check_lengths(**columns: Tensor) -> None:
+    """Raise ValueError unless all first dimensions agree."""
+    if len({len(c) for c in columns.values()}) > 1:
+        raise ValueError(f"unequal lengths: {', '.join(f'{n} {len(c)}' for n, c in columns.items())}")
+
+
+class TemporalNeighborIndex:
+    """Undirected index of a stream, sorted by node and then by stream order.
+
+    Every event enters the list of both its ends; a self-event enters twice. A query is one binary search on the key
+    ``node * R + time rank`` (R = number of distinct times + 1), so its cost does not grow with the node's degree.
+
+    Args:
+        src: sources ``(E,)``, ids from 1.
+        dst: destinations ``(E,)``.
+        time: non-decreasing times ``(E,)``, integer or float64.
+        edge_id: ids ``(E,)``; default 1..E.
+        num_nodes: largest id allowed; default the largest id present.
+
+    Raises:
+        ValueError: unequal lengths, unsorted or NaN times, ids outside ``1..num_nodes``.
+    """
+
+    def __init__(
+        self, src: Tensor, dst: Tensor, time: Tensor, edge_id: Tensor | None = None, num_nodes: int | None = None
+    ) -> None:
+        check_lengths(src=src, dst=dst, time=time)
+        check_sorted(time)
+        src, dst = src.to(torch.int64), dst.to(torch.int64)
+        if num_nodes is None:
+            num_nodes = int(torch.maximum(src.max(), dst.max())) if len(src) else 0
+        check_ids("src", src, num_nodes)
+        check_ids("dst", dst, num_nodes)
+        edge_id = torch.arange(1, len(src) + 1, device=src.device) if edge_id is None else edge_id.to(torch.int64)
+        check_lengths(src=src, edge_id=edge_id)
+        self.num_nodes = num_nodes
+        self._build(src, dst, time, edge_id)
+
+    def _build(self, src: Tensor, dst: Tensor, time: Tensor, edge_id: Tensor) -> None:
+        """Sort the 2E entries by node, keeping the stream order inside a node."""
+        self.distinct_times, rank = torch.unique_consecutive(time, return_inverse=True)
+        self.radix = len(self.distinct_times) + 1
+        node = torch.stack([src, dst], 1).flatten()
+        key = node * self.radix + rank.repeat_interleave(2)
+        self.key, order = torch.sort(key, stable=True)
+        self.neighbor = torch.stack([dst, src], 1).flatten()[order]
+        self.time = time[order // 2]
+        self.edge_id = edge_id[order // 2]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the index."""
+        return self.key.device
+
+    def to(self, device: torch.device | str) -> TemporalNeighborIndex:
+        """A copy of the index on ``device``."""
+        clone = object.__new__(TemporalNeighborIndex)
+        clone.num_nodes, clone.radix = self.num_nodes, self.radix
+        for name in ("distinct_times", "key", "neighbor", "time", "edge_id"):
+            setattr(clone, name, getattr(self, name).to(device))
+        return clone
+
+    def memory_bytes(self) -> int:
+        """Bytes of all arrays."""
+        arrays = (self.distinct_times, self.key, self.neighbor, self.time, self.edge_id)
+        return sum(a.numel() * a.element_size() for a in arrays)
+
+    def _window(self, nodes: Tensor, times: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Positions ``(B, k)`` of the latest entries before ``times`` and their number ``(B,)``."""
+        rank = torch.searchsorted(self.distinct_times, times)
+        first = torch.searchsorted(self.key, nodes * self.radix)
+        last = torch.searchsorted(self.key, nodes * self.radix + rank)
+        count = (last - first).clamp_(max=k)
+        return (last - count).unsqueeze(1) + torch.arange(k, device=self.device), count
+
+    def recent(self, nodes: Tensor, times: Tensor, k: int) -> NodeSequence:
+        """The ``k`` latest neighbours with time strictly below ``times``, without the node itself.
+
+        Args:
+            nodes: ``(B,)`` ids; 0 has no neighbours.
+            times: ``(B,)`` query times.
+            k: entries per node, >= 1.
+
+        Returns:
+            Sequences ``(B, k)``, oldest first.
+
+        Raises:
+            ValueError: ``k < 1`` or unequal lengths.
+        """
+        if k < 1:
+            raise ValueError(f"{k} neighbours asked: the number must be at least 1")
+        check_lengths(nodes=nodes, times=times)
+        nodes = nodes.to(torch.int64)
+        if len(self.key) == 0:
+            empty = torch.zeros(len(nodes), k, dtype=torch.int64, device=self.device)
+            return NodeSequence(empty, empty.to(self.time.dtype), empty.clone(), empty[:, 0].clone())
+        position, count = self._window(nodes, times.to(self.distinct_times.dtype), k)
+        filled = torch.arange(k, device=self.device) < count.unsqueeze(1)
+        position = position.clamp_(max=len(self.key) - 1)
+        ids = self.neighbor[position] * filled
+        return NodeSequence(ids, self.time[position] * filled, self.edge_id[position] * filled, count)
+
+    def sequence(self, nodes: Tensor, times: Tensor, length: int) -> NodeSequence:
+        """Sequence ``[node, up to length-1 latest neighbours]`` (section 3.1); position 0 holds time ``times``.
+
+        Args:
+            nodes: ``(B,)`` ids.
+            times: ``(B,)`` query times.
+            length: L, the node itself included, >= 1.
+
+        Returns:
+            Sequences ``(B, L)``; ``count`` includes the node itself.
+
+        Raises:
+            ValueError: ``length < 1`` or unequal lengths.
+        """
+        if length < 1:
+            raise ValueError(f"sequence length {length} is below 1 (the node itself takes one position)")
+        nodes = nodes.to(torch.int64)
+        own, here = nodes.unsqueeze(1), (nodes > 0).to(torch.int64)
+        own_time = (times * here).to(self.time.dtype).unsqueeze(1)
+        if length == 1:
+            check_lengths(nodes=nodes, times=times)
+            return NodeSequence(own, own_time, torch.zeros_like(own), here)
+        past = self.recent(nodes, times, length - 1)
+        return NodeSequence(
+            torch.cat([own, past.ids], 1),
+            torch.cat([own_time, past.time], 1),
+            torch.cat([torch.zeros_like(own), past.edge_id], 1),
+            past.count + here,
+        )

@@ -1,0 +1,1 @@
+"""Command line, run directories, ledger, report and benchmarks."""

@@ -1,0 +1,125 @@
+"""Loggers bound to the run directory: a CSV that survives a resume, W&B that stays one run."""
+
+from __future__ import annotations
+
+import csv
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from septet.launch.errors import UsageError
+
+
+class AppendingWriter(ExperimentWriter):
+    """Lightning's CSV writer, except that an existing file is continued, not deleted."""
+
+    def __init__(self, log_dir: str, name: str) -> None:
+        super().__init__(log_dir)
+        self.metrics_file_path = str(Path(log_dir) / name)
+        if Path(self.metrics_file_path).is_file():
+            with open(self.metrics_file_path, newline="") as handle:
+                self.metrics_keys = list(csv.DictReader(handle).fieldnames or [])
+
+    def _check_log_dir_exists(self) -> None:
+        """Never delete what is there."""
+
+    def forget_from(self, step: int) -> None:
+        """Drop rows of steps that a resumed run will do again."""
+        path = Path(self.metrics_file_path)
+        if not path.is_file():
+            return
+        with path.open(newline="") as handle:
+            rows = [row for row in csv.DictReader(handle) if int(row["step"]) < step]
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, fieldnames=self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(path)
+
+
+class RunCSVLogger(CSVLogger):
+    """Writes ``<run>/metrics.csv`` (or ``metrics-<stage>.csv``) and continues it after a restart."""
+
+    def __init__(self, run: Path, name: str = "metrics.csv") -> None:
+        super().__init__(save_dir=run, name="", version="", flush_logs_every_n_steps=50)
+        self._run, self._file = run, name
+
+    @property
+    def log_dir(self) -> str:
+        """The run directory itself."""
+        return str(self._run)
+
+    @property
+    @rank_zero_only
+    def experiment(self) -> ExperimentWriter:
+        """The writer, made on first use."""
+        if self._experiment is None:
+            self._run.mkdir(parents=True, exist_ok=True)
+            self._experiment = AppendingWriter(str(self._run), self._file)
+        return self._experiment
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Hyper-parameters stand in ``config.yaml``; nothing to write."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Append what was logged since the last time."""
+        Logger.save(self)
+        self.experiment.save()
+
+
+def bind_loggers(configured: Any, run: Path, *, slug: str, name: str, stage: str, tags: list[str]) -> None:
+    """Point configured loggers (namespaces with class_path) at the run directory, before they are instantiated.
+
+    Args:
+        configured: ``trainer.logger`` as parsed: None, bool, one namespace or a list of them.
+        run: the run directory.
+        slug: the method, first half of the W&B group.
+        name: of the run, second half of the group.
+        stage: W&B job type.
+        tags: method and data set.
+    """
+    for entry in configured if isinstance(configured, list) else [configured]:
+        path = str(getattr(entry, "class_path", "") or "")
+        if path.endswith("WandbLogger"):
+            extra = _bind_wandb(entry.init_args, run, slug=slug, name=name, stage=stage, tags=tags)
+            entry["dict_kwargs"] = {**extra, **(entry.get("dict_kwargs") or {})}
+        elif path.endswith("TensorBoardLogger"):
+            entry.init_args.save_dir, entry.init_args.name, entry.init_args.version = str(run), "", "tensorboard"
+        elif path and hasattr(getattr(entry, "init_args", None), "save_dir"):
+            entry.init_args.save_dir = str(run)
+
+
+def _bind_wandb(init: Any, run: Path, *, slug: str, name: str, stage: str, tags: list[str]) -> dict[str, Any]:
+    """One W&B run per run directory: the id is written once and passed with ``resume="allow"``."""
+    offline = bool(getattr(init, "offline", False)) or os.environ.get("WANDB_MODE") in ("offline", "disabled")
+    if not offline and not _wandb_key():
+        print("wandb: no API key found, logging offline (septet logs sync RUN uploads later)", flush=True)
+        os.environ["WANDB_MODE"] = "offline"
+        offline = True
+    if offline and getattr(init, "log_model", False):
+        raise UsageError("WandbLogger: log_model cannot be used offline; set log_model: false or offline: false with a key")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    identity = run / "wandb_id"
+    if not identity.is_file():
+        identity.write_text(secrets.token_hex(4))
+    init.save_dir, init.id, init.name = str(run), identity.read_text().strip(), run.name
+    init.project = getattr(init, "project", None) or "septet"
+    if init.project == "lightning_logs":
+        init.project = "septet"
+    return {"group": f"{slug}/{name}", "job_type": stage, "tags": tags, "resume": "allow"}
+
+
+def _wandb_key() -> bool:
+    """Whether a W&B key can be found without importing wandb."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    return netrc.is_file() and "wandb" in netrc.read_text(errors="ignore")

@@ -1,0 +1,102 @@
+"""Checkpoint at a batch boundary when the scheduler says stop, and leave with exit code 75."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+PREEMPTED = 75
+
+
+class Preempted(Exception):
+    """Raised at a batch boundary after the checkpoint is on disk; the process exits 75."""
+
+
+class SafePreemption(Callback):
+    """Turns SIGTERM and the requeue signal into a checkpoint at the next batch boundary.
+
+    Lightning saves inside the handler on a requeue signal and saves nothing on SIGTERM; here both handlers only set
+    a flag, which is reduced (max) over ranks at ``on_train_batch_end``; the strategy saves ``preempt.ckpt``
+    collectively, and rank zero requeues if the requeue signal caused it.
+
+    Args:
+        every_n_batches: how often ranks compare flags (each time is one small collective).
+        max_restarts: after so many restarts the job is not requeued again.
+    """
+
+    def __init__(self, every_n_batches: int = 1, max_restarts: int = 10) -> None:
+        if every_n_batches < 1:
+            raise ValueError(f"every_n_batches is {every_n_batches}; it must be at least 1")
+        self.every_n_batches, self.max_restarts = every_n_batches, max_restarts
+        self.requeue_signal = getattr(signal, os.environ.get("SEPTET_REQUEUE_SIGNAL", "SIGUSR1"), signal.SIGUSR1)
+        self._flag = 0
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install the handlers (after Lightning's own)."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, self.requeue_signal):
+            self._previous[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: 1 for SIGTERM, 2 for the requeue signal."""
+        self._flag = max(self._flag, 2 if number == self.requeue_signal else 1)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop here if any rank was told to."""
+        if (batch_idx + 1) % self.every_n_batches == 0:
+            self._stop_if_told(trainer, pl_module, training=True)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """A long validation is left too; it is repeated after the restart."""
+        if not trainer.sanity_checking and trainer.state.fn == "fit" and (batch_idx + 1) % self.every_n_batches == 0:
+            self._stop_if_told(trainer, pl_module)
+
+    def _stop_if_told(self, trainer: Trainer, pl_module: LightningModule, *, training: bool = False) -> None:
+        flag = self._flag
+        if trainer.world_size > 1:
+            tensor = torch.tensor(flag, device=pl_module.device)
+            torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
+            flag = int(tensor.item())
+        if flag == 0:
+            return
+        if training:  # Lightning logs a step after this hook; the curve must not lose the last one
+            trainer._logger_connector.on_batch_end()
+            trainer._logger_connector.update_train_step_metrics()
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(os.path.join(trainer.default_root_dir, "checkpoints", "preempt.ckpt"))
+        if flag == 2 and trainer.is_global_zero:
+            self._requeue()
+        raise Preempted(f"stopped by the scheduler at step {trainer.global_step}; preempt.ckpt is written")
+
+    def _requeue(self) -> None:
+        """Ask the scheduler to run the same job again, within ``max_restarts``."""
+        job = os.environ.get("SLURM_JOB_ID")
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        if job is None or os.environ.get("SEPTET_REQUEUE") != "1":
+            return
+        if restarts >= self.max_restarts:
+            print(f"not requeued: {restarts} restarts reached max_restarts={self.max_restarts}", flush=True)
+            return
+        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+        subprocess.run(["scontrol", "requeue", f"{array}_{task}" if array and task else job], check=False)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the previous handlers back."""
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
+        self._previous = {}

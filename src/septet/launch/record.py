@@ -1,0 +1,209 @@
+"""The run record: what ran, on what, with which result. This is its only writer."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+
+from septet import __version__
+from septet.launch.runs import ledger, write_json
+
+SCHEMA = 1
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "transformers", "torch-geometric", "triton")
+
+
+class RecordRun(Callback):
+    """Writes ``record.json`` (whole, then renamed; also on failure) and one ledger row per finished evaluation.
+
+    Args:
+        run: the run directory.
+        stage: fit, validate, test or predict.
+        slug: the method.
+        seed: of the run.
+        root: folder of all runs, holding the ledger; None: three levels above ``run``.
+        in_run: True when an existing run is evaluated; names then carry the stage.
+        checkpoint: the weights' file and position, as printed.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        stage: str,
+        slug: str,
+        *,
+        seed: int | None = None,
+        root: Path | None = None,
+        in_run: bool = False,
+        checkpoint: str | None = None,
+    ) -> None:
+        self.run, self.stage, self.slug, self.seed = run, stage, slug, seed
+        self.root = root or run.parents[2]
+        self.in_run, self.checkpoint = in_run, checkpoint
+        self.started = datetime.now(UTC)
+        self._clock = time.perf_counter()
+        self._cpu = _cpu_seconds()
+        self.began = False
+        self._written = False
+
+    @property
+    def path(self) -> Path:
+        """``record.json``, or ``record-<stage>.json`` inside an existing run."""
+        return self.run / (f"record-{self.stage}.json" if self.in_run else "record.json")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget earlier memory peaks and keep the environment."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            write_environment(self.run)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on an error is a failure, not wrong input."""
+        self.began = True
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As for training."""
+        self.began = True
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As for training."""
+        self.began = True
+
+    def write(self, trainer: Trainer, status: str) -> dict[str, Any] | None:
+        """Write the record once; a finished evaluation also enters the ledger.
+
+        Args:
+            trainer: after its stage ended.
+            status: finished, failed, interrupted or preempted.
+        """
+        if self._written or not trainer.is_global_zero or trainer.fast_dev_run:
+            return None
+        self._written = True
+        record = self._record(trainer, status)
+        write_json(self.path, record)
+        if status == "finished":
+            ledger(self.root).add(record)
+        return record
+
+    def _record(self, trainer: Trainer, status: str) -> dict[str, Any]:
+        module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
+        metrics, nonfinite = _metrics(trainer)
+        record: dict[str, Any] = {
+            "schema": SCHEMA,
+            "run_id": self.run.name,
+            "name": self.run.parent.name,
+            "method": self.slug,
+            "dataset": _ask(data, "record_dataset", type(data).__name__ if data is not None else ""),
+            "scenario": _ask(data, "record_scenario", {}),
+            "stage": self.stage,
+            "status": status,
+            "seed": self.seed,
+            "metrics": metrics,
+            "nonfinite": nonfinite,
+            "checkpoint": self.checkpoint or _best_checkpoint(trainer),
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "config_sha256": _sha256(self.run / "config.yaml"),
+            "cost": self._cost(trainer),
+            "versions": versions(),
+            "git": git_state(),
+            "started": self.started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        return {**record, **_ask(module, "record_fields", {})}
+
+    def _cost(self, trainer: Trainer) -> dict[str, Any]:
+        device = trainer.strategy.root_device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        return {
+            "wall_s": round(time.perf_counter() - self._clock, 3),
+            "cpu_s": round(_cpu_seconds() - self._cpu, 3),
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            "peak_vram_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+            "device": f"{device.type}: {name}",
+            "devices": trainer.world_size,
+        }
+
+
+def _ask(thing: Any, method: str, default: Any) -> Any:
+    """What an optional method of a module or datamodule says."""
+    if isinstance(thing, LightningModule | LightningDataModule) and hasattr(thing, method):
+        return getattr(thing, method)()
+    return default
+
+
+def _metrics(trainer: Trainer) -> tuple[dict[str, float | None], list[str]]:
+    """Logged metrics as floats; non-finite ones become None and are named."""
+    values = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    nonfinite = sorted(k for k, v in values.items() if not math.isfinite(v))
+    return {k: (v if math.isfinite(v) else None) for k, v in values.items()}, nonfinite
+
+
+def _best_checkpoint(trainer: Trainer) -> str | None:
+    paths = [str(getattr(callback, "best_model_path", "")) for callback in trainer.checkpoint_callbacks]
+    return next((path for path in paths if path), None)
+
+
+def _cpu_seconds() -> float:
+    mine, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return mine.ru_utime + mine.ru_stime + children.ru_utime + children.ru_stime
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what decides a number."""
+    found = {"septet": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and dirtiness of the checkout this package runs from; empty values in an installed wheel."""
+    here = Path(__file__).resolve().parent
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = ask("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": bool(ask("status", "--porcelain", "-uno")) if commit else None}
+
+
+def write_environment(run: Path) -> None:
+    """``env/``: versions, hardware and the scheduler's variables."""
+    folder = run / "env"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / "environment.json",
+        {
+            "versions": versions(),
+            "git": git_state(),
+            "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
+            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "slurm": {k: v for k, v in os.environ.items() if k.startswith("SLURM_")},
+            "command": sys.argv,
+        },
+    )

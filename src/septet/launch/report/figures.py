@@ -1,0 +1,50 @@
+"""Curves of a run as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+Curves = Mapping[str, Sequence[tuple[int, float]]]
+
+
+def group_curves(curves: Curves) -> dict[str, dict[str, Sequence[tuple[int, float]]]]:
+    """Curves of one quantity together: ``train/loss`` and ``val/loss`` share a panel named ``loss``."""
+    groups: dict[str, dict[str, Sequence[tuple[int, float]]]] = defaultdict(dict)
+    for name, points in curves.items():
+        stage, _, quantity = name.partition("/")
+        quantity = (quantity or stage).removesuffix("_epoch").removesuffix("_step")
+        groups[quantity][name] = points
+    return dict(groups)
+
+
+def curve_figure(curves: Curves) -> bytes | None:
+    """One picture with a panel per quantity (at most nine); None if nothing was logged."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    groups = sorted(group_curves(curves).items(), key=lambda g: ("loss" not in g[0], g[0]))[:9]
+    if not groups:
+        return None
+    columns = min(3, len(groups))
+    rows = -(-len(groups) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.9 * rows), squeeze=False)
+    for axis, (quantity, members) in zip(axes.flat, groups, strict=False):
+        for name, points in sorted(members.items()):
+            marker = "o" if len(points) < 30 else None
+            axis.plot([p[0] for p in points], [p[1] for p in points], label=name, marker=marker, markersize=3)
+        axis.set_title(quantity, fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    for axis in axes.flat[len(groups) :]:
+        axis.axis("off")
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return buffer.getvalue()

@@ -1,0 +1,98 @@
+"""A collected report as ``report.md`` (with a media folder) and one self-contained ``report.html``."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from septet import __version__
+from septet.launch.report.collect import Report, RunPage
+from septet.launch.report.figures import curve_figure
+
+
+@dataclass
+class Picture:
+    """A caption with its PNG file beside the report, also as a data URI."""
+
+    name: str
+    file: str
+    uri: str
+
+
+def write_report(report: Report, out: Path) -> Path:
+    """Write both forms and return the page's path.
+
+    Args:
+        report: what :func:`~septet.launch.report.collect.collect` found.
+        out: folder, made if absent.
+    """
+    media = out / "media"
+    media.mkdir(parents=True, exist_ok=True)
+    runs = [_run_view(number, page, media) for number, page in enumerate(report.runs)]
+    context = {
+        "rows": report.rows,
+        "runs": runs,
+        "notes": report.notes,
+        "finished": len(report.records),
+        "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "version": __version__,
+    }
+    for name in ("report.md", "report.html"):
+        text = _environment(html=name.endswith("html")).get_template(f"{name}.j2").render(context)
+        temporary = out / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(out / name)
+    return out / "report.html"
+
+
+def _environment(*, html: bool) -> jinja2.Environment:
+    folder = files("septet") / "launch" / "report"
+    loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
+    return jinja2.Environment(
+        loader=loader, autoescape=html, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+
+
+def _run_view(number: int, page: RunPage, media: Path) -> dict[str, Any]:
+    """One run for the templates; its pictures are copied beside the report."""
+    pictures = []
+    curves = curve_figure(page.curves)
+    if curves is not None:
+        pictures.append(_picture(f"run{number}-curves", "learning curves", curves, media))
+    for file in page.pictures:
+        pictures.append(_picture(f"run{number}-{file.stem}", file.stem.replace("_", " "), file.read_bytes(), media))
+    return {
+        "title": page.title,
+        "stages": [_stage_view(stage, record) for stage, record in page.records.items()],
+        "pictures": pictures,
+        "config": page.config,
+    }
+
+
+def _picture(file: str, name: str, content: bytes, media: Path) -> Picture:
+    (media / f"{file}.png").write_bytes(content)
+    return Picture(name, f"media/{file}.png", f"data:image/png;base64,{base64.b64encode(content).decode()}")
+
+
+def _stage_view(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    cost = record.get("cost") or {}
+    memory = cost.get("peak_vram_bytes") or cost.get("peak_rss_bytes") or 0
+    return {
+        "stage": stage,
+        "status": record.get("status", ""),
+        "dataset": (record["dataset"].get("name") if isinstance(record.get("dataset"), Mapping) else record.get("dataset")) or "",
+        "seed": record.get("seed"),
+        "metrics": {k: ("not finite" if v is None else f"{v:.4f}") for k, v in sorted((record.get("metrics") or {}).items())},
+        "weights": record.get("checkpoint") or "",
+        "wall": f"{cost.get('wall_s', 0):.1f} s",
+        "memory": f"{memory / 2**20:.0f} MiB",
+        "device": cost.get("device", ""),
+        "commit": str((record.get("git") or {}).get("commit") or "")[:10],
+    }

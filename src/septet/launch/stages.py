@@ -1,0 +1,120 @@
+"""``septet fit|validate|test|predict``: LightningCLI with run directories, honest weights and one-line errors."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from septet.launch.arguments import StageArguments, parse_stage_arguments
+from septet.launch.errors import UsageError
+from septet.launch.lightning_cli import SeptetCLI
+from septet.launch.preemption import PREEMPTED, Preempted
+from septet.launch.quiet import quiet_lightning
+
+
+def run_stage(stage: str, arguments: list[str]) -> int:
+    """Run one Lightning stage; returns the exit code.
+
+    Raises:
+        UsageError: for everything a user got wrong, before training starts.
+    """
+    if any(a in ("-h", "--help") or a.startswith("--print_config") for a in arguments):
+        parsed = StageArguments(stage=stage, argv=arguments) if "-h" in arguments or "--help" in arguments else None
+        return _parse_only(parsed or parse_stage_arguments(stage, arguments))
+    parsed = parse_stage_arguments(stage, arguments)
+    kept, sys.argv = sys.argv, [sys.argv[0], stage, *parsed.argv]
+    environment = dict(os.environ)
+    quiet_lightning()
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a user's own module beside the configuration
+    try:
+        with warnings.catch_warnings():
+            return _run(parsed)
+    finally:
+        sys.argv = kept
+        for key in ("SEPTET_RUN_DIR", "SEPTET_CKPT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+            if key in environment:
+                os.environ[key] = environment[key]
+            else:
+                os.environ.pop(key, None)
+
+
+def _parse_only(parsed: StageArguments) -> int:
+    kept, sys.argv = sys.argv, [sys.argv[0], parsed.stage, *parsed.argv]
+    try:
+        SeptetCLI(parsed, parse_only=True)
+    finally:
+        sys.argv = kept
+    return 0
+
+
+def _run(parsed: StageArguments) -> int:
+    """Parse, instantiate, run and record."""
+    try:
+        cli = SeptetCLI(parsed)
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError, MisconfigurationException) as error:
+        if isinstance(error, UsageError) or os.environ.get("SEPTET_TRACEBACK") == "1":
+            raise
+        raise UsageError(_sentence(error)) from error
+    lock = _lock(cli.run) if parsed.stage == "fit" and not cli.is_child and not cli.fast else None
+    try:
+        return _execute(cli)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _execute(cli: SeptetCLI) -> int:
+    record = cli.record
+    try:
+        cli.run_subcommand()
+    except Preempted as stop:
+        record.write(cli.trainer, "preempted")
+        print(f"septet: {stop}", file=sys.stderr)
+        return PREEMPTED
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not cli.trainer.interrupted:
+            raise
+        record.write(cli.trainer, "interrupted")
+        print(f"septet: interrupted; resume with `septet fit --run {cli.run}`", file=sys.stderr)
+        return 130
+    except Exception as error:
+        wrong_input = isinstance(error, ValueError | FileNotFoundError | ImportError | MisconfigurationException)
+        if not record.began and wrong_input and os.environ.get("SEPTET_TRACEBACK") != "1":
+            cli.discard_run()
+            raise UsageError(_sentence(error)) from error
+        record.write(cli.trainer, "failed")
+        traceback.print_exc()
+        print(f"septet: {cli.stage} failed: {_sentence(error)}", file=sys.stderr)
+        return 1
+    record.write(cli.trainer, "finished")
+    if not cli.fast and not cli.is_child:
+        print(f"run: {cli.run}", flush=True)
+    return 0
+
+
+def _sentence(error: BaseException) -> str:
+    """An error as one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError) and error.filename and str(error.filename) not in text:
+        text = f"{text}: {error.filename}"
+    return text or type(error).__name__
+
+
+def _lock(run: Path) -> int | None:
+    """Hold the run directory while training; the second writer stops."""
+    handle = os.open(run / ".lock", os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise UsageError(f"another process is training in {run}; wait for it or start a new run") from error
+    except OSError:  # a file system without locks
+        return handle
+    return handle

@@ -1,0 +1,1 @@
+"""CAKE and its rivals: long-context training and evaluation with compressed KV caches."""

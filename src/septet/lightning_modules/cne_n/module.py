@@ -1,0 +1,124 @@
+"""CNE-N as a LightningModule: loss, metrics and pictures around :class:`CNENet`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from septet.lightning_modules.cne_n.links import LinkPrediction
+from septet.lightning_modules.cne_n.model import CNENet, binary_cross_entropy, parameter_count
+
+if TYPE_CHECKING:
+    from septet.kernels.hashing import NodeSequence
+
+POOL: dict[str, Literal["masked", "all"]] = {"fixed": "masked", "released": "all"}
+CHUNK_LINKS = 16_384
+
+
+class CNEN(LinkPrediction):
+    """Co-neighbour encoding for dynamic link prediction (KDD 2024, arXiv 2407.20871).
+
+    The hash memory, its padding, granularity and write order belong to the data module (``StructureSpec``); this half
+    of a preset fixes pooling and loss. A ``released`` half beside a ``fixed`` one is a legal ablation and is warned about.
+
+    Args:
+        preset: ``fixed`` (mean over filled positions, loss on logits) or ``released`` (parity with the official code).
+        net: arguments of :class:`CNENet` except ``pool``.
+        lr: of Adam, no weight decay.
+        structure: ``full``, ``indicator`` (only the contact feature) or ``none``: the ablations.
+
+    Raises:
+        ValueError: unknown ``preset`` or ``structure``, ``lr`` not above 0, ``pool`` inside ``net``.
+    """
+
+    monitor: ClassVar[str] = "val/ap"
+    mode: ClassVar[str] = "max"
+
+    def __init__(
+        self,
+        preset: Literal["fixed", "released"] = "fixed",
+        net: dict[str, Any] = {},  # noqa: B006 - never changed
+        lr: float = 1e-4,
+        structure: Literal["full", "indicator", "none"] = "full",
+    ) -> None:
+        super().__init__()
+        if preset not in POOL:
+            raise ValueError(f"unknown preset {preset!r}: choose 'fixed' or 'released'")
+        if structure not in ("full", "indicator", "none"):
+            raise ValueError(f"unknown structure {structure!r}: choose 'full', 'indicator' or 'none'")
+        if lr <= 0:
+            raise ValueError(f"lr={lr} is not above 0")
+        if "pool" in net:
+            raise ValueError("net.pool is fixed by the preset: choose preset 'fixed' or 'released'")
+        self.save_hyperparameters({"preset": preset, "net": dict(net), "lr": lr, "structure": structure})
+        self.preset, self.net_args, self.lr, self.structure = preset, dict(net), lr, structure
+        self.net: CNENet | None = None
+
+    def configure_model(self) -> None:
+        """Build the network once."""
+        if self.net is None:
+            self.net = CNENet(**self.net_args, pool=POOL[self.preset])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam without decay."""
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Binary cross-entropy of links ``(B, 1+K)``."""
+        return binary_cross_entropy(logits, self.preset)
+
+    def setup(self, stage: str) -> None:
+        """Compare this half of the preset with the data module's."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        spec = getattr(data, "structure", None)
+        if spec is None:
+            raise ValueError("CNE-N reads structure features: give data.init_args.structure (not null)")
+        halves = spec.halves()
+        if stage == "fit" and "released" in (self.preset, halves):
+            other = "as published, for parity only" if self.preset == halves else f"beside a data half {halves!r}"
+            warnings.warn(f"training with preset {self.preset!r} {other}", UserWarning, stacklevel=2)
+
+    def score(self, batch: Any) -> Tensor:
+        """Logits ``(B, 1+K)`` of a batch of links, in chunks where there are many negatives."""
+        assert self.net is not None
+        rows, columns = batch.pair_src.shape
+        if self.net.pool == "all":
+            pieces = [self._column(batch, slice(c, c + 1)) for c in range(columns)]
+            return torch.cat(pieces, 1)
+        step = max(1, CHUNK_LINKS // max(1, rows))
+        return torch.cat([self._column(batch, slice(c, c + step)) for c in range(0, columns, step)], 1)
+
+    def _column(self, batch: Any, columns: slice) -> Tensor:
+        """Logits ``(B, C)`` of some columns of asked pairs."""
+        assert self.net is not None
+        src = self._embed(batch.time, batch.src, batch.src_feat, columns)
+        dst = self._embed(batch.time, batch.dst, batch.dst_feat, columns)
+        return self.net(src, dst).view(len(batch.time), -1)
+
+    def _embed(self, time: Tensor, sequence: NodeSequence, features: Tensor, columns: slice) -> Tensor:
+        """Embeddings ``(B*C, Fn)`` of one side."""
+        assert self.net is not None
+        ids, then, edges, count = (a[:, columns].flatten(0, 1) for a in sequence)
+        now = time.repeat_interleave(len(ids) // len(time)).unsqueeze(1)
+        delta = ((now - then) * (ids != 0)).to(torch.float32)
+        node, edge = self.features.lookup(ids, edges, self.net.node_dim, self.net.edge_dim)
+        return self.net.embed(node, edge, delta, self._ablated(features[:, columns].flatten(0, 1)), count)
+
+    def _ablated(self, features: Tensor) -> Tensor:
+        """Structure features with the parts removed that the ablation forbids."""
+        if self.structure == "full":
+            return features
+        kept = torch.zeros_like(features)
+        if self.structure == "indicator":
+            kept[..., 4] = features[..., 4]
+        return kept
+
+    def record_fields(self) -> dict[str, Any]:
+        """Model and protocol of the run record."""
+        assert self.net is not None
+        model = {"name": "cne_n", "variant": self.preset, "structure": self.structure}
+        return {"model": {**model, "params": parameter_count(self.net)}, "protocol": self.protocol_fields()}
