@@ -86,7 +86,7 @@ class ResumableLoader(DataLoader[Any]):
         self.batches = batches
         self._position = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self._position = self.batches.start
         for batch in super().__iter__():
             self._position += 1

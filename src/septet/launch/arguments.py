@@ -77,7 +77,9 @@ def _take(parsed: StageArguments, option: str, value: str) -> None:
         parsed.name = value
     elif option == "--ckpt_path":
         if value not in _SPECIAL_WEIGHTS and not Path(value).exists():
-            raise UsageError(f"--ckpt_path {value!r} is no file{did_you_mean(value, _SPECIAL_WEIGHTS)} (best, last, none or a file)")
+            raise UsageError(
+                f"--ckpt_path {value!r} is no file{did_you_mean(value, _SPECIAL_WEIGHTS)} (best, last, none or a file)"
+            )
         parsed.weights = value
     elif option in ("-c", "--config"):
         path = find_config(value)

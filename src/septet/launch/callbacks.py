@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from septet.launch.loggers import RunCSVLogger
+from septet.lightning_modules.task import is_fast_run
 
 
 class LastCheckpoint(Checkpoint):
@@ -27,7 +28,7 @@ class LastCheckpoint(Checkpoint):
         self._saved = time.monotonic()
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.sanity_checking or trainer.fast_dev_run or trainer.state.fn != "fit":
+        if trainer.sanity_checking or is_fast_run(trainer) or trainer.state.fn != "fit":
             return
         for logger in trainer.loggers:
             logger.save()
@@ -67,7 +68,7 @@ class ContinueCurve(Callback):
         """Cut the CSV at the restored step."""
         for logger in trainer.loggers:
             if isinstance(logger, RunCSVLogger) and trainer.is_global_zero:
-                logger.experiment.forget_from(trainer.global_step)
+                logger.writer.forget_from(trainer.global_step)
 
 
 class PlainProgress(Callback):
@@ -113,7 +114,13 @@ class PredictionWriter(Callback):
         self._rows: list[dict[str, Any]] = []
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep rows of one batch; other outputs are the method's own business."""
         if isinstance(outputs, list):

@@ -87,7 +87,9 @@ def _pair() -> list[Finding]:
     wanted = _TORCHVISION.get(".".join(torch.split(".")[:2]))
     got = ".".join(vision.split(".")[:2])
     if wanted and wanted != got:
-        return [Finding("torch/torchvision", "broken", f"{torch} with {vision}", f"pip install 'torchvision=={wanted}.*'")]
+        return [
+            Finding("torch/torchvision", "broken", f"{torch} with {vision}", f"pip install 'torchvision=={wanted}.*'")
+        ]
     import torchvision
 
     return [Finding("torch/torchvision", "ok", f"{torch} with {torchvision.__version__}")]
@@ -112,7 +114,9 @@ def _extras() -> list[Finding]:
     for extra, modules in _EXTRAS.items():
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
         if missing:
-            found.append(Finding(f"extra {extra}", "note", f"missing {', '.join(missing)}", f"pip install 'septet[{extra}]'"))
+            found.append(
+                Finding(f"extra {extra}", "note", f"missing {', '.join(missing)}", f"pip install 'septet[{extra}]'")
+            )
         else:
             found.append(Finding(f"extra {extra}", "ok", "complete"))
     return found
@@ -146,7 +150,12 @@ def _slurm() -> list[Finding]:
 def _scripts() -> list[Finding]:
     """Another package may own the script ``lightning``."""
     found = []
-    owners = [d.name for d in metadata.distributions() for e in d.entry_points if e.group == "console_scripts" and e.name == "lightning"]
+    owners = [
+        d.name
+        for d in metadata.distributions()
+        for e in d.entry_points
+        if e.group == "console_scripts" and e.name == "lightning"
+    ]
     foreign = sorted({o for o in owners if o and o != "septet"})
     if foreign:
         remedy = "use `septet`, or reinstall septet last: pip install --force-reinstall --no-deps -e ."
@@ -155,7 +164,9 @@ def _scripts() -> list[Finding]:
         found.append(Finding("script lightning", "ok", "an alias of septet"))
     kernels = importlib.util.find_spec("kernels")
     if kernels is not None and kernels.origin is not None:
-        found.append(Finding("package kernels", "note", f"another distribution, {_version('kernels')}", "ours is septet.kernels"))
+        found.append(
+            Finding("package kernels", "note", f"another distribution, {_version('kernels')}", "ours is septet.kernels")
+        )
     return found
 
 
@@ -176,7 +187,11 @@ def _links() -> list[Finding]:
     rooms = ("lightning_modules", "datamodules", "kernels", "configs", "launch")
     broken = [r for r in rooms if not (root / r).is_dir()]
     if broken:
-        return [Finding("root links", "note", f"not links here: {', '.join(broken)}", "harmless; git config core.symlinks true")]
+        return [
+            Finding(
+                "root links", "note", f"not links here: {', '.join(broken)}", "harmless; git config core.symlinks true"
+            )
+        ]
     return [Finding("root links", "ok", "intact")]
 
 
@@ -185,5 +200,3 @@ def _data() -> list[Finding]:
     if root.is_dir():
         return [Finding("data root", "ok", str(root))]
     return [Finding("data root", "note", f"{root} is absent; generated data work without it", "set SEPTET_DATA")]
-
-

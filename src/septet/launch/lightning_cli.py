@@ -22,6 +22,7 @@ from septet.launch.preemption import SafePreemption
 from septet.launch.record import RecordRun
 from septet.launch.runs import choose_run, remove_unused
 from septet.launch.weights import choose_weights, compare_hyperparameters
+from septet.lightning_modules.task import is_fast_run
 
 
 class SeptetParser(LightningArgumentParser):
@@ -42,7 +43,7 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """On rank zero, without collectives."""
-        if not trainer.is_global_zero or trainer.fast_dev_run or self.already_saved:
+        if not trainer.is_global_zero or is_fast_run(trainer) or self.already_saved:
             return
         if self.target.is_file() and not self.resumed:
             raise FileExistsError(f"{self.target} exists already; resume its run with --run or give another --name")
@@ -111,7 +112,12 @@ class SeptetCLI(LightningCLI):
             print(f"resume: no checkpoint in {self.run}, starting at step 0", flush=True)
         tags = [self.slug, str(config.data.class_path).rsplit(".", 1)[-1]] if config.get("data") else [self.slug]
         bind_loggers(
-            config.trainer.get("logger"), self.run, slug=self.slug, name=self.run.parent.name, stage=self.stage, tags=tags
+            config.trainer.get("logger"),
+            self.run,
+            slug=self.slug,
+            name=self.run.parent.name,
+            stage=self.stage,
+            tags=tags,
         )
 
     # -- trainer ----------------------------------------------------------------------------------------------------
@@ -136,9 +142,12 @@ class SeptetCLI(LightningCLI):
         suffix = f"-{self.stage}" if in_run else ""
         config["default_root_dir"] = str(self.run)
         config["logger"] = self._loggers(config.get("logger"), f"metrics{suffix}.csv")
-        if str(type(self.datamodule).__module__).startswith("septet."):
+        ours = str(type(self.datamodule).__module__).startswith("septet.")
+        if getattr(self.datamodule, "shards_itself", ours):
             config["use_distributed_sampler"] = False
-        callbacks = list(config.get("callbacks") or []) if isinstance(config.get("callbacks"), list) else _as_list(config)
+        callbacks = (
+            list(config.get("callbacks") or []) if isinstance(config.get("callbacks"), list) else _as_list(config)
+        )
         self.record = RecordRun(
             self.run,
             self.stage,
@@ -153,7 +162,7 @@ class SeptetCLI(LightningCLI):
         )
         callbacks += [save, self.record, PredictionWriter(self.run)]
         if self.stage == "fit":
-            callbacks += [SafePreemption(), ContinueCurve(), *self._checkpoints(callbacks, config)]
+            callbacks += [ContinueCurve(), *self._checkpoints(callbacks, config), SafePreemption()]
         callbacks += self._progress(config)
         config["callbacks"] = callbacks
         return self.trainer_class(**{**config, **kwargs})
@@ -220,4 +229,3 @@ def slug_of(config: Any) -> str:
     if parts[:2] == ["septet", "lightning_modules"] and len(parts) > 2 and parts[2] in METHODS:
         return parts[2]
     return next((m.slug for m in METHODS.values() if m.module == path), "user")
-

@@ -56,13 +56,18 @@ class RunCSVLogger(CSVLogger):
         return str(self._run)
 
     @property
-    @rank_zero_only
-    def experiment(self) -> ExperimentWriter:
-        """The writer, made on first use."""
-        if self._experiment is None:
+    def writer(self) -> AppendingWriter:
+        """The file's writer, made on first use."""
+        if not isinstance(self._experiment, AppendingWriter):
             self._run.mkdir(parents=True, exist_ok=True)
             self._experiment = AppendingWriter(str(self._run), self._file)
         return self._experiment
+
+    @property
+    @rank_zero_only
+    def experiment(self) -> ExperimentWriter:
+        """The writer, as Lightning asks for it; None on other ranks."""
+        return self.writer
 
     @rank_zero_only
     def log_hyperparams(self, params: Any = None) -> None:
@@ -72,7 +77,7 @@ class RunCSVLogger(CSVLogger):
     def save(self) -> None:
         """Append what was logged since the last time."""
         Logger.save(self)
-        self.experiment.save()
+        self.writer.save()
 
 
 def bind_loggers(configured: Any, run: Path, *, slug: str, name: str, stage: str, tags: list[str]) -> None:
@@ -105,7 +110,9 @@ def _bind_wandb(init: Any, run: Path, *, slug: str, name: str, stage: str, tags:
         os.environ["WANDB_MODE"] = "offline"
         offline = True
     if offline and getattr(init, "log_model", False):
-        raise UsageError("WandbLogger: log_model cannot be used offline; set log_model: false or offline: false with a key")
+        raise UsageError(
+            "WandbLogger: log_model cannot be used offline; set log_model: false or offline: false with a key"
+        )
     os.environ.setdefault("WANDB_SILENT", "true")
     identity = run / "wandb_id"
     if not identity.is_file():

@@ -33,7 +33,9 @@ def tidy_message(message: str, parser_keys: Iterable[str] = ()) -> str:
 
 def _inner(text: str) -> str | None:
     """Messages about one option of a class, also when they come wrapped in an outer report."""
-    if found := re.search(r"(unknown key '[^']+'.*?|[\w.]+: Expected an? .*?Got value: .*?)(?: - Expected a| Given value|$)", text):
+    if found := re.search(
+        r"(unknown key '[^']+'.*?|[\w.]+: Expected an? .*?Got value: .*?)(?: - Expected a| Given value|$)", text
+    ):
         return found.group(1)
     outer = re.match(r"Parser key [\"']([\w.]+)[\"']", text)
     where = f" of {outer.group(1)}" if outer else ""

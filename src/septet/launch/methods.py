@@ -61,7 +61,8 @@ _ROWS = (
     Method(
         slug="cne_n",
         title="dynamic link prediction on event streams by co-neighbour encoding",
-        paper="Co-Neighbor Encoding Schema: A Light-cost Structure Encoding Method for Dynamic Link Prediction, KDD 2024",
+        paper="Co-Neighbor Encoding Schema: A Light-cost Structure Encoding Method for Dynamic Link Prediction, "
+        "KDD 2024",
         module="septet.lightning_modules.cne_n.CNEN",
         datamodule="septet.datamodules.temporal_graph.TemporalGraphEvents",
         extra="",
@@ -88,7 +89,8 @@ _ROWS = (
     Method(
         slug="pkd",
         title="detector distillation by Pearson correlation",
-        paper="PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient, NeurIPS 2022",
+        paper="PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient, "
+        "NeurIPS 2022",
         module="septet.lightning_modules.pkd.DetectionDistiller",
         datamodule="septet.datamodules.coco.COCODetection",
         extra="detection",

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 PREEMPTED = 75
 
@@ -19,7 +21,7 @@ class Preempted(Exception):
     """Raised at a batch boundary after the checkpoint is on disk; the process exits 75."""
 
 
-class SafePreemption(Callback):
+class SafePreemption(Checkpoint):
     """Turns SIGTERM and the requeue signal into a checkpoint at the next batch boundary.
 
     Lightning saves inside the handler on a requeue signal and saves nothing on SIGTERM; here both handlers only set
@@ -31,12 +33,14 @@ class SafePreemption(Callback):
         max_restarts: after so many restarts the job is not requeued again.
     """
 
+    patience = 12.0  # seconds a validation may go on after the signal; the scheduler's default is 30 until SIGKILL
+
     def __init__(self, every_n_batches: int = 1, max_restarts: int = 10) -> None:
         if every_n_batches < 1:
             raise ValueError(f"every_n_batches is {every_n_batches}; it must be at least 1")
         self.every_n_batches, self.max_restarts = every_n_batches, max_restarts
         self.requeue_signal = getattr(signal, os.environ.get("SEPTET_REQUEUE_SIGNAL", "SIGUSR1"), signal.SIGUSR1)
-        self._flag = 0
+        self._flag, self._told, self._leave_with = 0, 0.0, 0
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,36 +52,70 @@ class SafePreemption(Callback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Signal handler: 1 for SIGTERM, 2 for the requeue signal."""
+        self._told = self._told if self._flag else time.monotonic()
         self._flag = max(self._flag, 2 if number == self.requeue_signal else 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here if any rank was told to."""
-        if (batch_idx + 1) % self.every_n_batches == 0:
+        """Stop here if any rank was told to; after an epoch's last batch, its validation comes first."""
+        last = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if not last and (batch_idx + 1) % self.every_n_batches == 0:
             self._stop_if_told(trainer, pl_module, training=True)
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """A long validation is left too; it is repeated after the restart."""
-        if not trainer.sanity_checking and trainer.state.fn == "fit" and (batch_idx + 1) % self.every_n_batches == 0:
-            self._stop_if_told(trainer, pl_module)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save between two epochs; leave only after the epoch's metrics are logged."""
+        flag = self._agreed_flag(trainer, pl_module)
+        if flag:
+            self._save(trainer)
+            self._leave_with = flag
 
-    def _stop_if_told(self, trainer: Trainer, pl_module: LightningModule, *, training: bool = False) -> None:
-        flag = self._flag
-        if trainer.world_size > 1:
-            tensor = torch.tensor(flag, device=pl_module.device)
-            torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
-            flag = int(tensor.item())
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave if the last epoch's end saved."""
+        if self._leave_with:
+            self._leave(trainer, self._leave_with)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A validation that lasts longer than the scheduler's patience is left; its metrics are then missing."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking or (batch_idx + 1) % self.every_n_batches:
+            return
+        self._stop_if_told(trainer, pl_module, patience=self.patience)
+
+    def _stop_if_told(
+        self, trainer: Trainer, pl_module: LightningModule, *, training: bool = False, patience: float = 0.0
+    ) -> None:
+        flag = self._agreed_flag(trainer, pl_module, patience)
         if flag == 0:
             return
         if training:  # Lightning logs a step after this hook; the curve must not lose the last one
             trainer._logger_connector.on_batch_end()
             trainer._logger_connector.update_train_step_metrics()
+        self._save(trainer)
+        self._leave(trainer, flag)
+
+    def _agreed_flag(self, trainer: Trainer, pl_module: LightningModule, patience: float = 0.0) -> int:
+        """The largest flag of all ranks."""
+        flag = self._flag if time.monotonic() - self._told >= patience else 0
+        if trainer.world_size > 1:
+            tensor = torch.tensor(flag, device=pl_module.device)
+            torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
+            flag = int(tensor.item())
+        return flag
+
+    def _save(self, trainer: Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(os.path.join(trainer.default_root_dir, "checkpoints", "preempt.ckpt"))
+
+    def _leave(self, trainer: Trainer, flag: int) -> None:
         if flag == 2 and trainer.is_global_zero:
             self._requeue()
         raise Preempted(f"stopped by the scheduler at step {trainer.global_step}; preempt.ckpt is written")

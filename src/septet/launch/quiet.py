@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
 _NOISE = (
@@ -31,6 +32,7 @@ class _Filter(logging.Filter):
 
 def quiet_lightning() -> None:
     """Install the filters once."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     loggers = ["lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "lightning_utilities"]
     for name in [*loggers, "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"]:
         for target in (logging.getLogger(name), *logging.getLogger(name).handlers):
@@ -39,5 +41,6 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*srun.*command is available on your system but is not used.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*dirpath has changed from.*")
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from septet import __version__
 from septet.launch.runs import ledger, write_json
+from septet.lightning_modules.task import is_fast_run
 
 SCHEMA = 1
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "transformers", "torch-geometric", "triton")
@@ -67,7 +68,7 @@ class RecordRun(Callback):
         """Forget earlier memory peaks and keep the environment."""
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not is_fast_run(trainer):
             write_environment(self.run)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,7 +90,7 @@ class RecordRun(Callback):
             trainer: after its stage ended.
             status: finished, failed, interrupted or preempted.
         """
-        if self._written or not trainer.is_global_zero or trainer.fast_dev_run:
+        if self._written or not trainer.is_global_zero or is_fast_run(trainer):
             return None
         self._written = True
         record = self._record(trainer, status)
@@ -127,11 +128,14 @@ class RecordRun(Callback):
 
     def _cost(self, trainer: Trainer) -> dict[str, Any]:
         device = trainer.strategy.root_device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        name = (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        )
         return {
             "wall_s": round(time.perf_counter() - self._clock, 3),
             "cpu_s": round(_cpu_seconds() - self._cpu, 3),
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            * (1 if sys.platform == "darwin" else 1024),
             "peak_vram_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
             "device": f"{device.type}: {name}",
             "devices": trainer.world_size,
@@ -183,7 +187,9 @@ def git_state() -> dict[str, Any]:
 
     def ask(*words: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
+            done = subprocess.run(
+                ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
+            )
         except (OSError, subprocess.SubprocessError):
             return None
         return done.stdout.strip()

@@ -58,7 +58,9 @@ def create_run(root: Path, slug: str, name: str, run_id: str | None = None) -> P
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"run directory {path} cannot be written ({error.strerror}); set SEPTET_RUNS or free it") from error
+        raise UsageError(
+            f"run directory {path} cannot be written ({error.strerror}); set SEPTET_RUNS or free it"
+        ) from error
     return path
 
 
@@ -194,7 +196,8 @@ class Ledger:
         return [
             r
             for r in records
-            if (method is None or r["method"] == method) and (dataset is None or _dataset_key(r.get("dataset")) == dataset)
+            if (method is None or r["method"] == method)
+            and (dataset is None or _dataset_key(r.get("dataset")) == dataset)
         ]
 
 

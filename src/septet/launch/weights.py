@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from septet.launch.arguments import StageArguments
 from septet.launch.errors import UsageError
@@ -37,7 +37,7 @@ class Weights:
         content = read_checkpoint(path)
         self.path = path
         self.line = f"{path} (epoch {content.get('epoch')}, step {content.get('global_step')})"
-        if rank_zero_only.rank == 0:
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             print(f"{'resume' if resuming else 'weights'}: {self.line}", flush=True)
 
 
@@ -121,7 +121,9 @@ def compare_hyperparameters(path: Path, model: Any) -> None:
     mine = model.get("init_args") or {}
     for key, value in stored.items():
         if key in mine and _plain(mine[key]) != _plain(value):
-            print(f"{key}: {_plain(value)} in the checkpoint, {_plain(mine[key])} in the configuration (used)", flush=True)
+            print(
+                f"{key}: {_plain(value)} in the checkpoint, {_plain(mine[key])} in the configuration (used)", flush=True
+            )
 
 
 def _plain(value: Any) -> Any:

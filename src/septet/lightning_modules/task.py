@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 
@@ -59,7 +59,7 @@ class Task(LightningModule):
 
     def save_media(self, name: str, data: bytes | str) -> Path | None:
         """Write ``media/<name>`` on rank zero and return its path (None on other ranks)."""
-        if rank_zero_only.rank != 0 or self.trainer.fast_dev_run or self.trainer.sanity_checking:
+        if not self.trainer.is_global_zero or is_fast_run(self.trainer) or self.trainer.sanity_checking:
             return None
         path = self.run_dir / "media" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,13 +140,24 @@ def _apply_group(group: dict[str, Any], wanted: dict[str, Any], number: int) -> 
     return lines
 
 
+def is_fast_run(trainer: Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``, which leaves nothing behind."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
 def rng_state() -> dict[str, Any]:
     """Python's, numpy's, torch's and CUDA's random states as plain types and tensors."""
     kind, keys, pos, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     state = random.getstate()
     return {
         "python": [state[0], list(state[1]), state[2]],
-        "numpy": [str(kind), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(pos), int(has_gauss), float(cached)],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            int(pos),
+            int(has_gauss),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from tests.support.paths import golden
 from torch import Tensor
 
 from septet.kernels.pearson import pearson_r, pkd_loss
-from tests.support.paths import golden
 
 CASES = [
     "same_b1_f32", "same_b1_f64", "same_b1_bf16", "same_b1_autocast_bf16",

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.support.paths import golden
 from torch import Tensor, nn
 
 from septet.lightning_modules.pkd.losses import FGDLoss, MGDLoss, box_masks, cwd_loss, fitnet_loss
-from tests.support.paths import golden
 
 
 def load(name: str) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.paths import golden, shared_data
 
 from septet.lightning_modules.pkd.metrics import CocoBoxAP, coco_box_stats, read_ground_truth
-from tests.support.paths import golden, shared_data
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 TRUTH = {

@@ -37,7 +37,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 def _manual(arguments: argparse.Namespace) -> int:
     sys.stdout.write(
-        f"COCO is not downloaded by septet. Get the 2017 images and annotations from cocodataset.org and lay them out as "
+        "septet does not download COCO. Get the 2017 images and annotations from cocodataset.org and lay them out as "
         f"{_LAYOUT}; then `septet data verify coco --json FILE --images FOLDER`.\n"
     )
     return 0

@@ -93,7 +93,7 @@ class COCODetection(LightningDataModule):
     @staticmethod
     def _check_options(root: str | None, synthetic: int, batch_size: int, flip: float, scale: Sequence[int]) -> None:
         if root is None and not synthetic:
-            raise ValueError("no data: give root (a folder with COCO annotations) or synthetic: 32 for generated images")
+            raise ValueError("no data: give root (a folder with COCO annotations) or synthetic: 32 (generated)")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= flip <= 1:

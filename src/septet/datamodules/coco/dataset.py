@@ -1,4 +1,4 @@
-"""COCO annotations as an mmdet data set: same records and filters as ``CocoDataset``, augmentation exactly repeatable."""
+"""COCO annotations as an mmdet data set: records and filters of ``CocoDataset``, augmentation exactly repeatable."""
 
 import contextlib
 import random
@@ -14,7 +14,7 @@ META_KEYS = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "fl
 
 
 def default_pipeline(image_scale: tuple[int, int], flip: float | None) -> list[dict[str, Any]]:
-    """mmdet transforms of the plain recipe: load, resize keeping the aspect ratio, flip, pack.
+    """Transforms (mmdet) of the plain recipe: load, resize keeping the aspect ratio, flip, pack.
 
     Args:
         image_scale: (long side, short side) limits in pixels.

@@ -17,9 +17,9 @@ def _mask(kind: int, x: float, y: float, w: float, h: float, size: tuple[int, in
     u, v = (px - x) / w, (py - y) / h
     inside: np.ndarray[Any, Any] = (u >= 0) & (u <= 1) & (v >= 0) & (v <= 1)
     if kind % 3 == 0:
-        return inside & ((u - 0.5) ** 2 + (v - 0.5) ** 2 <= 0.25)
-    if kind % 3 == 2:
-        return inside & (np.abs(u - 0.5) <= v / 2)
+        inside &= (u - 0.5) ** 2 + (v - 0.5) ** 2 <= 0.25
+    elif kind % 3 == 2:
+        inside &= np.abs(u - 0.5) <= v / 2
     return inside
 
 

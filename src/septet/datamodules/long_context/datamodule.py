@@ -76,7 +76,12 @@ class LongContextText(LightningDataModule):
         _check(task, haystack, needle, self.lengths)
         self.task, self.root, self.tokenizer_name = task, root, tokenizer
         self.depths, self.haystack, self.batch_size, self.seed = depths, haystack, batch_size, seed
-        self.chat_template, self.answer_prefix, self.needle, self.n_pairs = chat_template, answer_prefix, needle, n_pairs
+        self.chat_template, self.answer_prefix, self.needle, self.n_pairs = (
+            chat_template,
+            answer_prefix,
+            needle,
+            n_pairs,
+        )
         self.num_samples, self.n_questions, self.listed = num_samples, n_questions, listed
         self.steps_per_epoch, self.max_new_tokens, self.prompts = steps_per_epoch, max_new_tokens, prompts
         self.stage = 0
@@ -122,6 +127,11 @@ class LongContextText(LightningDataModule):
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end an answer."""
         return () if self.task == "recall" else self.tokenizer.stop_ids
+
+    @property
+    def num_test_rows(self) -> int:
+        """Prompts of the test set (0 before ``setup``)."""
+        return len(self._rows.get("test", ()))
 
     def setup(self, stage: str) -> None:
         """Build the rows of a stage."""
@@ -173,7 +183,9 @@ class LongContextText(LightningDataModule):
         path = Path(self.root or "tinyshakespeare.txt")
         file = path / "tinyshakespeare.txt" if path.is_dir() else path
         if not file.is_file():
-            raise ValueError(f"{file} does not exist; haystack 'text' reads tinyshakespeare.txt (see ORIGIN.md), set root")
+            raise ValueError(
+                f"{file} does not exist; haystack 'text' reads tinyshakespeare.txt (see ORIGIN.md), set root"
+            )
         return file.read_text(encoding="utf-8")
 
     def _characters(self, length: int, seed: int) -> int:
@@ -211,7 +223,9 @@ class LongContextText(LightningDataModule):
             return ids
         if not self._warned:
             self._warned = True
-            warnings.warn(f"a prompt of {len(ids)} tokens exceeds context_length {length}; its middle is cut", stacklevel=2)
+            warnings.warn(
+                f"a prompt of {len(ids)} tokens exceeds context_length {length}; its middle is cut", stacklevel=2
+            )
         half = length // 2
         return ids[: length - half] + ids[len(ids) - half :]
 

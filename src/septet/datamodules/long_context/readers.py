@@ -116,7 +116,9 @@ def read_longbench(path: str | Path, config: str | Path | None = None, limit: in
         answers = tuple(str(a) for a in _field(row, "answers", file, number))
         classes = tuple(str(c) for c in row.get("all_classes") or ())
         samples.append(
-            Sample(prompt, answers, name, all_classes=classes, max_new_tokens=int(lengths[name]), chat=name not in NO_CHAT)
+            Sample(
+                prompt, answers, name, all_classes=classes, max_new_tokens=int(lengths[name]), chat=name not in NO_CHAT
+            )
         )
     return samples
 

@@ -56,7 +56,9 @@ def repeated_pairs(stage: Stage, generator: torch.Generator) -> tuple[Tensor, Te
     return ids, labels
 
 
-def haystack_questions(length: int, n_pairs: int, n_questions: int, generator: torch.Generator, listed: bool = True) -> tuple[Tensor, Tensor]:
+def haystack_questions(
+    length: int, n_pairs: int, n_questions: int, generator: torch.Generator, listed: bool = True
+) -> tuple[Tensor, Tensor]:
     """Noise with pairs at even offsets, the asked keys as a list, then ``Q key value`` in another order, ``(T,)`` each."""
     keys, values = _pairs(n_pairs, generator)
     context = length - n_questions * (4 if listed else 3)

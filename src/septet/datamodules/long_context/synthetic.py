@@ -15,18 +15,8 @@ NOISE = (
     "Here we go.",
     "There and back again.",
 )
-ADJECTIVES = (
-    "amber ancient bitter bold brave brisk calm clever coral crimson curious daring distant eager early earnest fabled faint "
-    "fearless fierce gentle gilded golden grand hollow humble idle ivory jolly keen lively lonely lucid mellow merry mighty "
-    "misty modest noble pale patient placid proud quiet rapid restless rugged rustic sacred scarlet secret serene silent "
-    "silver sincere slender solemn stormy sturdy subtle tender tranquil vivid wandering wistful zealous"
-).split()
-NOUNS = (
-    "acorn anchor anvil arrow badge banner barrel basin beacon bridge bronze candle canyon castle cedar cellar chapel cliff "
-    "clock comet copper cradle creek crown dagger desert dragon ember engine falcon feather fiddle forest fountain garden "
-    "glacier hammer harbor harvest island jungle kettle ladder lantern ledger lighthouse magnet meadow mirror mountain orchard "
-    "parade pebble pillow planet prairie pulley quarry raven ribbon saddle shelter shovel thimble valley violin walnut whistle"
-).split()
+ADJECTIVES = ["amber", "ancient", "bitter", "bold", "brave", "brisk", "calm", "clever", "coral", "crimson", "curious", "daring", "distant", "eager", "early", "earnest", "fabled", "faint", "fearless", "fierce", "gentle", "gilded", "golden", "grand", "hollow", "humble", "idle", "ivory", "jolly", "keen", "lively", "lonely", "lucid", "mellow", "merry", "mighty", "misty", "modest", "noble", "pale", "patient", "placid", "proud", "quiet", "rapid", "restless", "rugged", "rustic", "sacred", "scarlet", "secret", "serene", "silent", "silver", "sincere", "slender", "solemn", "stormy", "sturdy", "subtle", "tender", "tranquil", "vivid", "wandering", "wistful", "zealous"]
+NOUNS = ["acorn", "anchor", "anvil", "arrow", "badge", "banner", "barrel", "basin", "beacon", "bridge", "bronze", "candle", "canyon", "castle", "cedar", "cellar", "chapel", "cliff", "clock", "comet", "copper", "cradle", "creek", "crown", "dagger", "desert", "dragon", "ember", "engine", "falcon", "feather", "fiddle", "forest", "fountain", "garden", "glacier", "hammer", "harbor", "harvest", "island", "jungle", "kettle", "ladder", "lantern", "ledger", "lighthouse", "magnet", "meadow", "mirror", "mountain", "orchard", "parade", "pebble", "pillow", "planet", "prairie", "pulley", "quarry", "raven", "ribbon", "saddle", "shelter", "shovel", "thimble", "valley", "violin", "walnut", "whistle"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +125,9 @@ def _facts(rng: random.Random, needle: str) -> Callable[[], tuple[str, str]]:
     return draw
 
 
-def _hay(rng: random.Random, haystack: str, needle: str, draw: Callable[[], tuple[str, str]], sentences: list[str] | None) -> Callable[[], str]:
+def _hay(
+    rng: random.Random, haystack: str, needle: str, draw: Callable[[], tuple[str, str]], sentences: list[str] | None
+) -> Callable[[], str]:
     """A source of haystack lines."""
     if haystack == "pairs":
         return lambda: needle_line(needle, *draw())
@@ -167,7 +159,9 @@ def _sample(
     others = [needle_line(needle, *draw()) for _ in range(n_pairs - 1)]
     room = length - sum(len(line) + 1 for line in [true, *others]) + 1
     if room < 0:
-        raise ValueError(f"{n_pairs} needles are longer than length = {length} characters; raise length or lower n_pairs")
+        raise ValueError(
+            f"{n_pairs} needles are longer than length = {length} characters; raise length or lower n_pairs"
+        )
     lines = _fill(_hay(rng, haystack, needle, draw, sentences), room, answer)
     for other in others:
         lines.insert(rng.randrange(len(lines) + 1), other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,10 +46,19 @@ class LinkBatch:
         def move(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.to(device, non_blocking=True)
 
-        moved = {name: move(getattr(self, name)) for name in ("src_feat", "dst_feat")}
-        plain = {name: getattr(self, name).to(device) for name in ("pair_src", "pair_dst", "time", "event")}
-        sides = {name: NodeSequence(*(a.to(device) for a in getattr(self, name))) for name in ("src", "dst")}
-        return replace(self, **moved, **plain, **sides)
+        def move_side(sequence: NodeSequence) -> NodeSequence:
+            return NodeSequence(*(a.to(device, non_blocking=True) for a in sequence))
+
+        return LinkBatch(
+            self.pair_src.to(device),
+            self.pair_dst.to(device),
+            self.time.to(device),
+            self.event.to(device),
+            move_side(self.src),
+            move_side(self.dst),
+            move(self.src_feat),
+            move(self.dst_feat),
+        )
 
 
 @dataclass
@@ -72,7 +81,8 @@ class Links:
 
         def sequence(nodes: Tensor) -> NodeSequence:
             flat = self.index.sequence(nodes.flatten(), times, self.length)
-            return NodeSequence(*(a.view(*nodes.shape, self.length) for a in flat[:3]), flat.count.view(nodes.shape))
+            ids, then, edges = (a.view(*nodes.shape, self.length) for a in flat[:3])
+            return NodeSequence(ids, then, edges, flat.count.view(nodes.shape))
 
         return LinkBatch(
             src,
@@ -117,6 +127,26 @@ class LinkDataset(Dataset[LinkBatch]):
     def __getitems__(self, items: list[int]) -> LinkBatch:
         """One batch for a list of positions (called by the DataLoader)."""
         return self.links.batch(torch.tensor(items))
+
+
+class WholeBatches(Dataset[LinkBatch]):
+    """Item i is the i-th batch of this rank: for ``predict``, where Lightning builds batch samplers anew.
+
+    Args:
+        links: all links.
+        batch_size: links per batch.
+    """
+
+    def __init__(self, links: Links, batch_size: int) -> None:
+        self.links = links
+        rank, world = rank_and_world()
+        self.items = torch.split(torch.arange(len(links.time)), batch_size)[rank::world]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, item: int) -> LinkBatch:
+        return self.links.batch(self.items[item])
 
 
 class EvaluationBatches(ResumableBatches):

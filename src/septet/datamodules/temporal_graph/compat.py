@@ -23,7 +23,9 @@ class SetSampler:
         self.events: list[Pair] = list(zip(src.tolist(), dst.tolist(), strict=True))
         self.time = time.numpy()
         self.inductive = after is not None
-        self.observed = set(self.events[: int(np.searchsorted(self.time, after, "right"))]) if after is not None else set()
+        self.observed = (
+            set(self.events[: int(np.searchsorted(self.time, after, "right"))]) if after is not None else set()
+        )
         self._ends = torch.unique(src).tolist(), torch.unique(dst).tolist()
         self._possible: set[Pair] | None = None
         self.rewind()

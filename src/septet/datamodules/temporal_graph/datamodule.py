@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,10 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from septet.datamodules.resume import ResumableBatches, ResumableLoader
-from septet.datamodules.temporal_graph.batches import EvaluationBatches, LinkBatch, LinkDataset, Links
+from septet.datamodules.temporal_graph.batches import EvaluationBatches, LinkBatch, LinkDataset, Links, WholeBatches
 from septet.datamodules.temporal_graph.events import EventStream
 from septet.datamodules.temporal_graph.negatives import STRATEGIES, NegativeSampler, Strategy, batched_negatives
 from septet.datamodules.temporal_graph.predictions import prediction_links
@@ -24,7 +26,7 @@ from septet.datamodules.temporal_graph.structure import StructureSpec, Structure
 from septet.datamodules.temporal_graph.synthetic import powerlaw_events, synthetic_events
 from septet.kernels.hashing import TemporalNeighborIndex
 
-GENERATORS = {"synthetic": synthetic_events, "powerlaw": powerlaw_events}
+GENERATORS: dict[str, Callable[..., EventStream]] = {"synthetic": synthetic_events, "powerlaw": powerlaw_events}
 SEEDS = {"val": 0, "new_val": 1, "test": 2, "new_test": 3}
 """Seeds of the evaluation negatives, fixed by the DyGLib protocol."""
 
@@ -98,11 +100,11 @@ class TemporalGraphEvents(pl.LightningDataModule):
             raise ValueError(f"unknown negatives {self.negatives!r}: choose one of {', '.join(STRATEGIES)}")
         if self.new_nodes not in ("alone", "in_stream"):
             raise ValueError(f"unknown new_nodes {self.new_nodes!r}: choose 'alone' or 'in_stream'")
+        if self.structure is not None:
+            self.structure.check()
         for name in ("num_negatives", "batch_size", "length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1")
-        if self.structure is not None:
-            self.structure.check()
 
     # -- preparation ------------------------------------------------------------------------------------------------
 
@@ -110,7 +112,7 @@ class TemporalGraphEvents(pl.LightningDataModule):
         """Fail early when a file is absent."""
         for path in (self.path if self.source in FORMATS else None, self.predict_path):
             if path is not None and not Path(path).exists():
-                raise FileNotFoundError(f"no event file {path}: check the path, or set SEPTET_DATA to your data's folder")
+                raise FileNotFoundError(f"no event file {path}: check the path, or set SEPTET_DATA")
 
     def setup(self, stage: str | None = None) -> None:
         """Read, check and split the stream and build both neighbour indices; once."""
@@ -183,9 +185,7 @@ class TemporalGraphEvents(pl.LightningDataModule):
             pair_src = torch.cat([src.unsqueeze(1), neg_src], 1)
             pair_dst = torch.cat([dst.unsqueeze(1), neg_dst], 1)
             features = self._evaluation_features(part, positions, pair_src, pair_dst)
-            self._links[part] = Links(
-                pair_src, pair_dst, time, positions + 1, self.full_index, self.length, *features
-            )
+            self._links[part] = Links(pair_src, pair_dst, time, positions + 1, self.full_index, self.length, *features)
         return self._links[part]
 
     def _evaluation_negatives(self, part: str, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,8 +238,7 @@ class TemporalGraphEvents(pl.LightningDataModule):
     def predict_dataloader(self) -> EVAL_DATALOADERS:
         """Pairs of ``predict_path``, or the test events."""
         links = prediction_links(self, self.predict_path)
-        batches = EvaluationBatches(len(links.time), self.batch_size)
-        return ResumableLoader(LinkDataset(lambda _: links, len(links.time)), batches, collate_fn=_as_is)
+        return DataLoader(WholeBatches(links, self.batch_size), batch_size=None)
 
     def _evaluation_loaders(self, *parts: str) -> list[ResumableLoader]:
         """One loader per part that holds events."""

@@ -57,7 +57,7 @@ class NegativeSampler:
         self.strategy, self.seed = strategy, seed
         self.num_sources = len(torch.unique(src))
         self.destinations = torch.unique(dst)
-        self._state = np.random.RandomState(seed)  # noqa: NPY002 - the published protocol is defined by this generator
+        self._state = np.random.RandomState(seed)
         self._hard: PairHistory | SetSampler | None = None
         if strategy != "random":
             assert time is not None
@@ -66,7 +66,7 @@ class NegativeSampler:
 
     def reset(self) -> None:
         """Start the draws again."""
-        self._state = np.random.RandomState(self.seed)  # noqa: NPY002
+        self._state = np.random.RandomState(self.seed)
         if self._hard is not None:
             self._hard.rewind()
 

@@ -54,17 +54,19 @@ class PairHistory:
         else:
             drawn = rng.permutation(number)
         pairs = self.pairs[self.start + drawn]
-        return pairs[~_member(pairs, banned)][:size]
+        kept: np.ndarray = pairs[~_member(pairs, banned)]
+        return kept[:size]
 
     def _fill(self, size: int, banned: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
         """Random pairs of known sources and destinations, none banned."""
         pool = len(self.sources) * len(self.targets)
         if pool <= 4 * (size + len(banned)):
-            codes = (self.sources[:, None] * self.base + self.targets).ravel()
+            codes: np.ndarray = (self.sources[:, None] * self.base + self.targets).ravel()
             codes = codes[~_member(codes, banned)]
             if len(codes) == 0:
                 raise ValueError("every possible pair occurs in the batch: no negative can be drawn; lower batch_size")
-            return codes[rng.choice(len(codes), size, replace=len(codes) < size)]
+            picked: np.ndarray = codes[rng.choice(len(codes), size, replace=len(codes) < size)]
+            return picked
         filled = np.empty(0, dtype=np.int64)
         while len(filled) < size:
             s = self.sources[rng.randint(0, len(self.sources), 2 * size)]

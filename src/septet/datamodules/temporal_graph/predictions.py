@@ -28,9 +28,7 @@ def prediction_links(data: TemporalGraphEvents, path: str | None) -> Links:
     if path is None:
         test = data.evaluation_links("test")
         feats = [None if f is None else f[:, :1] for f in (test.src_feat, test.dst_feat)]
-        return Links(
-            test.pair_src[:, :1], test.pair_dst[:, :1], test.time, test.event, test.index, test.length, *feats
-        )
+        return Links(test.pair_src[:, :1], test.pair_dst[:, :1], test.time, test.event, test.index, test.length, *feats)
     asked = read_events(path, "auto", id_base=1)
     if asked.nodes > data.stream.nodes:
         raise ValueError(f"{path}: node id {asked.nodes} is above the {data.stream.nodes} nodes of the stream")

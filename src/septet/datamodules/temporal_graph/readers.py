@@ -117,7 +117,7 @@ def _read_csv(path: Path) -> dict[str, Any]:
 
 
 def _read_snap(path: Path) -> dict[str, Any]:
-    """Blank-separated ``src dst time``, or the headed CSV of the bitcoin sets; sorted here, as published files need not be."""
+    """Blank-separated ``src dst time``, or the headed CSV of the bitcoin sets; sorted here."""
     with _text(path) as lines:
         first = lines.readline()
     if "," in first:
@@ -204,9 +204,7 @@ _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def _stream(
-    columns: dict[str, Any], name: str, id_base: int | None, compact: bool, relative_time: bool
-) -> EventStream:
+def _stream(columns: dict[str, Any], name: str, id_base: int | None, compact: bool, relative_time: bool) -> EventStream:
     """Checked, sorted, renumbered stream from raw columns."""
     src, dst, time = (np.asarray(columns[k]) for k in ("src", "dst", "time"))
     if np.isnan(time.astype(np.float64)).any():
@@ -226,11 +224,11 @@ def _stream(
     stream = EventStream(
         torch.from_numpy(src.astype(np.int64) + 1 - base),
         torch.from_numpy(dst.astype(np.int64) + 1 - base),
-        torch.from_numpy(np.ascontiguousarray(time)),
+        torch.from_numpy(np.array(time)),
         num_nodes=None if nodes is None else max(len(nodes) - 1, int(max(src.max(), dst.max())) + 1 - base),
-        edge_feat=None if feat is None else torch.from_numpy(np.ascontiguousarray(feat)),
-        node_feat=None if nodes is None else torch.from_numpy(np.ascontiguousarray(nodes)),
-        label=None if label is None else torch.from_numpy(np.ascontiguousarray(label)),
+        edge_feat=None if feat is None else torch.from_numpy(np.array(feat)),
+        node_feat=None if nodes is None else torch.from_numpy(np.array(nodes)),
+        label=None if label is None else torch.from_numpy(np.array(label)),
         name=name,
     )
     return stream.compacted() if compact else stream

@@ -102,4 +102,4 @@ def _parts(stream: EventStream, train: Tensor, val_time: float, test_time: float
     val = (stream.time > val_time) & (stream.time <= test_time)
     test = stream.time > test_time
     where = [mask.nonzero().squeeze(1) for mask in (val, test, val & new, test & new)]
-    return _require_parts(Splits(positions, *where, val_time, test_time))
+    return _require_parts(Splits(positions, where[0], where[1], where[2], where[3], val_time, test_time))

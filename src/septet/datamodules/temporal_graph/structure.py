@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -160,7 +161,10 @@ class StructureStates:
     ) -> Features:
         """Stream events in chunks of whole groups."""
         src, dst, time = (c[positions] for c in (self.stream.src, self.stream.dst, self.stream.time))
-        asked = src.unsqueeze(1) if query_src is None else query_src, dst.unsqueeze(1) if query_dst is None else query_dst
+        asked = (
+            src.unsqueeze(1) if query_src is None else query_src,
+            dst.unsqueeze(1) if query_dst is None else query_dst,
+        )
         shape = (len(src), asked[0].shape[1], self.spec.length, 5)
         keep = query_src is not None
         out = tuple(torch.empty(shape if keep else (0,), dtype=torch.uint8) for _ in range(2))
@@ -180,7 +184,7 @@ class StructureStates:
         targets = torch.arange(step, len(time) + step, step)
         bounds = offsets[torch.searchsorted(offsets, targets).clamp(max=len(offsets) - 1)]
         cuts = [0, *torch.unique(bounds).tolist()]
-        return [slice(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        return [slice(a, b) for a, b in pairwise(cuts)]
 
     def _cache_path(self, key: str, query_src: Tensor, query_dst: Tensor) -> Path:
         """File stem named by everything the features depend on."""

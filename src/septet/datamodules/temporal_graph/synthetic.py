@@ -88,9 +88,7 @@ class _World:
         return nodes[int(self.rng.integers(len(nodes)))] if nodes else None
 
 
-def synthetic_events(
-    num_nodes: int = 600, num_events: int = 20_000, seed: int = 0, **rates: float
-) -> EventStream:
+def synthetic_events(num_nodes: int = 600, num_events: int = 20_000, seed: int = 0, **rates: float) -> EventStream:
     """A growing social stream: bursts, repeated contacts, triadic closure, communities, integer seconds with ties.
 
     Args:

@@ -30,7 +30,9 @@ def attend_flash(query: Tensor, layer: "RaggedLayer", scale: float | None = None
         ValueError: on a CPU or in fp32.
     """
     if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
-        raise ValueError(f"backend 'flash' needs CUDA and half precision, not {query.dtype} on {query.device}; use 'auto'")
+        raise ValueError(
+            f"backend 'flash' needs CUDA and half precision, not {query.dtype} on {query.device}; use 'auto'"
+        )
     packed, keys, values, starts, ends, longest = _varlen(query, layer)
     out = torch.ops.aten._flash_attention_forward(
         packed, keys, values, starts, ends, 1, longest, 0.0, False, False, scale=scale

@@ -1,7 +1,8 @@
 """PyTorch attention over compressed caches: packed SDPA for equal lengths, a loop over heads for ragged ones."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,24 @@ def pack(query: Tensor, n_kv_heads: int) -> Tensor:
     return query.reshape(batch, n_kv_heads, n_heads // n_kv_heads * count, dim)
 
 
+def _no_plans(query: Tensor) -> AbstractContextManager[Any]:
+    """Keep cuDNN out: it plans anew (about 40 ms) for every length, and a cache has a new length at every step."""
+    if not query.is_cuda:
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+
+
 def attend_sdpa(query: Tensor, layer: "RaggedLayer", scale: float | None = None) -> Tensor:
     """Packed SDPA; ragged lengths are padded and masked."""
     packed = pack(query, layer.n_kv_heads)
     dense = layer.dense() if query.shape[2] == 1 else None
     if dense is not None:
-        out = F.scaled_dot_product_attention(packed, dense[0].to(query.dtype), dense[1].to(query.dtype), scale=scale)
+        with _no_plans(query):
+            out = F.scaled_dot_product_attention(
+                packed, dense[0].to(query.dtype), dense[1].to(query.dtype), scale=scale
+            )
         return out.reshape(query.shape)
     keys, values, _ = layer.padded()
     slot = torch.arange(keys.shape[2], device=query.device)
@@ -30,7 +43,9 @@ def attend_sdpa(query: Tensor, layer: "RaggedLayer", scale: float | None = None)
     last = layer.lengths_tensor[..., None] - query.shape[2] + steps
     allowed = slot <= last[..., None]
     mask = allowed.repeat(1, 1, query.shape[1] // layer.n_kv_heads, 1)
-    out = F.scaled_dot_product_attention(packed, keys.to(query.dtype), values.to(query.dtype), attn_mask=mask, scale=scale)
+    out = F.scaled_dot_product_attention(
+        packed, keys.to(query.dtype), values.to(query.dtype), attn_mask=mask, scale=scale
+    )
     return torch.nan_to_num(out).reshape(query.shape) if layer.min_length() == 0 else out.reshape(query.shape)
 
 
@@ -42,7 +57,9 @@ def attend_loop(query: Tensor, layer: "RaggedLayer", scale: float | None = None)
         for h in range(layer.n_kv_heads):
             if layer.length(b, h):
                 keys, values = layer.keys(b, h).to(query.dtype), layer.values(b, h).to(query.dtype)
-                part = F.scaled_dot_product_attention(packed[b, h][None, None], keys[None, None], values[None, None], scale=scale)
+                part = F.scaled_dot_product_attention(
+                    packed[b, h][None, None], keys[None, None], values[None, None], scale=scale
+                )
                 out[b, h] = part[0, 0]
     return out.reshape(query.shape)
 

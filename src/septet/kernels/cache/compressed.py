@@ -59,6 +59,8 @@ class CompressedCache:
         self.preferences: list[list[float] | None] = [None] * batch_size
         """Per sequence CAKE's layer preferences, None for other policies and for prompts that were not trimmed."""
         self._scores: list[list[LayerScore]] = [[] for _ in policies]
+        self.memo: dict[tuple[object, ...], LayerScore] | None = None
+        """Scores by (layer, sequence, score key), shared by caches of the same prompt (see ``RecordedPrompt``)."""
         self._appended = [0] * n_layers
         self._decode = DecodeEviction(policies, n_layers)
 
@@ -100,7 +102,14 @@ class CompressedCache:
         return ALL_ROWS if ALL_ROWS in rows else max(rows)
 
     def attention(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, pads: Sequence[int] | None = None, scale: float | None = None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        pads: Sequence[int] | None = None,
+        scale: float | None = None,
     ) -> Tensor:
         """Attention of new tokens, stored and evicted on the way.
 
@@ -148,7 +157,9 @@ class CompressedCache:
             mask[row, self.shard.local(layer, row)] = True
         return mask
 
-    def prefill(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, pads: Sequence[int] | None = None) -> None:
+    def prefill(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, pads: Sequence[int] | None = None
+    ) -> None:
         """Score a layer's prompt, store what stays and trim the earlier layers (algorithm 1 of CAKE).
 
         Args:
@@ -162,7 +173,9 @@ class CompressedCache:
             ValueError: layers out of order, or a batch of another size.
         """
         if key.shape[0] != self.batch_size or any(done is None for done in self.layers[:layer]):
-            raise ValueError(f"layer {layer}, batch {key.shape[0]}: expected batch {self.batch_size} and layers in order")
+            raise ValueError(
+                f"layer {layer}, batch {key.shape[0]}: expected batch {self.batch_size} and layers in order"
+            )
         starts = [0] * self.batch_size if pads is None else [int(pad) for pad in pads]
         self.prompt_lengths = [key.shape[2] - start for start in starts]
         self._score(layer, query, key, starts)
@@ -185,7 +198,9 @@ class CompressedCache:
                 local.append(None)
                 continue
             if not heads:
-                local.append(LayerScore(key.new_zeros((0, length - policy.protected(length, layer)), dtype=torch.float32)))
+                local.append(
+                    LayerScore(key.new_zeros((0, length - policy.protected(length, layer)), dtype=torch.float32))
+                )
                 continue
             rows = policy.rows(length)
             count = length if rows == ALL_ROWS else rows
@@ -193,8 +208,18 @@ class CompressedCache:
             if len(heads) < key.shape[1]:
                 q = q.unflatten(1, (-1, group))[:, heads].flatten(1, 2)
                 k = k[:, heads]
-            local.append(policy.score(q, k, layer, [self.shard.heads[layer][h] for h in heads]))
+            local.append(self._scored(policy, layer, row, q, k, heads))
         self._couple(layer, local)
+
+    def _scored(self, policy: Policy, layer: int, row: int, query: Tensor, key: Tensor, heads: list[int]) -> LayerScore:
+        """The policy's score, taken from the memo where it is known."""
+        name = (layer, row, policy.score_key)
+        if self.memo is not None and policy.score_key is not None and name in self.memo:
+            return self.memo[name]
+        score = policy.score(query, key, layer, [self.shard.heads[layer][h] for h in heads])
+        if self.memo is not None and policy.score_key is not None:
+            self.memo[name] = score
+        return score
 
     def _couple(self, layer: int, local: Sequence[LayerScore | None]) -> None:
         """Complete statistics and scores over the shards and file them."""
@@ -230,7 +255,9 @@ class CompressedCache:
         self.stages[row].append((list(budgets) if budgets is not None else [nominal] * (layer + 1), []))
         return keep
 
-    def _trim(self, policy: Policy, row: int, layer: int, local: list[int], budget: int, keep: list[Tensor | None]) -> None:
+    def _trim(
+        self, policy: Policy, row: int, layer: int, local: list[int], budget: int, keep: list[Tensor | None]
+    ) -> None:
         """Choose the slots of one layer and shorten the stored scores with them."""
         score = self._scores[row][layer].score
         split = policy.head_budgets(score, budget, layer)
@@ -254,13 +281,20 @@ class CompressedCache:
     def _record(self, layer: int) -> None:
         """Note the stored lengths of the stage; after the last layer hand the budgets to the decode rule."""
         for row, stages in enumerate(self.stages):
-            stages[-1][1].extend(int(self.layer(i).lengths[row].max()) if self.shard.heads[i] else 0 for i in range(layer + 1))
+            stages[-1][1].extend(
+                int(self.layer(i).lengths[row].max()) if self.shard.heads[i] else 0 for i in range(layer + 1)
+            )
             if layer == self.n_layers - 1:
                 self._decode.start(row, self.prompt_lengths[row], stages[-1])
                 policy = self.policies[row]
                 if isinstance(policy, CAKE) and policy.evicts(self.prompt_lengths[row]):
                     self.preferences[row] = policy.preferences(self._scores[row])
                 self._scores[row] = []
+
+    @property
+    def appended(self) -> int:
+        """Tokens stored behind the prompt so far."""
+        return self._appended[0]
 
     @classmethod
     def concatenate(cls, caches: Sequence["CompressedCache"]) -> "CompressedCache":
@@ -272,7 +306,9 @@ class CompressedCache:
         first = caches[0]
         if any(c.n_layers != first.n_layers or any(c._appended) for c in caches):
             raise ValueError("only fresh caches of the same model can be joined; concatenate before decoding")
-        joined = cls([p for c in caches for p in c.policies], first.n_layers, first.n_kv_heads, sum(c.batch_size for c in caches))
+        joined = cls(
+            [p for c in caches for p in c.policies], first.n_layers, first.n_kv_heads, sum(c.batch_size for c in caches)
+        )
         for index in range(first.n_layers):
             parts = [c.layer(index) for c in caches]
             cells = [(p, b) for p in parts for b in range(p.batch_size)]

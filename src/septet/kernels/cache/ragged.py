@@ -60,7 +60,8 @@ class RaggedLayer:
         layer.batch_size, layer.n_kv_heads = key.shape[0], key.shape[1]
         size = key.shape[2]
         layer._lay_out(
-            [[size - start if k is None else len(k) for k in row] for row, start in zip(keep, starts, strict=True)], reserve
+            [[size - start if k is None else len(k) for k in row] for row, start in zip(keep, starts, strict=True)],
+            reserve,
         )
         for b, h, span in layer._spans():
             chosen = keep[b][h]
@@ -143,7 +144,9 @@ class RaggedLayer:
     def dense(self) -> tuple[Tensor, Tensor] | None:
         """Keys and values as views ``(B, H_kv, n, D)`` when all segments are equally long, else None."""
         count, capacity = self._counts[0][0], self._capacities[0][0]
-        if any(n != count for row in self._counts for n in row) or any(c != capacity for r in self._capacities for c in r):
+        if any(n != count for row in self._counts for n in row) or any(
+            c != capacity for r in self._capacities for c in r
+        ):
             return None
         shape = (self.batch_size, self.n_kv_heads, capacity, self.head_dim)
         return self._keys.view(shape)[:, :, :count], self._values.view(shape)[:, :, :count]
@@ -171,7 +174,11 @@ class RaggedLayer:
         if key.shape != expected or value.shape != expected:
             raise ValueError(f"append got keys {tuple(key.shape)}, values {tuple(value.shape)}; expected {expected}")
         count = key.shape[2]
-        if any(n + count > c for row, caps in zip(self._counts, self._capacities, strict=True) for n, c in zip(row, caps, strict=True)):
+        if any(
+            n + count > c
+            for row, caps in zip(self._counts, self._capacities, strict=True)
+            for n, c in zip(row, caps, strict=True)
+        ):
             self._grow(count)
         step = torch.arange(count, device=self.device)
         index = (self.offsets_tensor + self.lengths_tensor)[..., None] + step
@@ -184,7 +191,9 @@ class RaggedLayer:
         self._keys.index_copy_(0, index, key.reshape(-1, self.head_dim).to(self.dtype))
         self._values.index_copy_(0, index, value.reshape(-1, self.head_dim).to(self.dtype))
         self._positions.index_copy_(0, index, where.reshape(-1))
-        self._counts = [[n + count * t for n, t in zip(r, m, strict=True)] for r, m in zip(self._counts, taking, strict=True)]
+        self._counts = [
+            [n + count * t for n, t in zip(r, m, strict=True)] for r, m in zip(self._counts, taking, strict=True)
+        ]
         self.lengths_tensor += count if mask is None else count * mask.to(self.device, torch.int32)
 
     def _new_positions(self, positions: Tensor | None, step: Tensor) -> Tensor:
@@ -211,8 +220,14 @@ class RaggedLayer:
             raise ValueError(f"keep must be [{self.batch_size}][{self.n_kv_heads}] lists of slots")
         for b, row in enumerate(keep):
             for h, slots in enumerate(row):
-                if slots is not None and len(slots) and not 0 <= int(slots.min()) <= int(slots.max()) < self._counts[b][h]:
-                    raise ValueError(f"slot out of range for sequence {b}, head {h}, which holds {self._counts[b][h]} tokens")
+                if (
+                    slots is not None
+                    and len(slots)
+                    and not 0 <= int(slots.min()) <= int(slots.max()) < self._counts[b][h]
+                ):
+                    raise ValueError(
+                        f"slot out of range for sequence {b}, head {h}, which holds {self._counts[b][h]} tokens"
+                    )
         if any(slots is not None for row in keep for slots in row):
             self._rebuild(keep, self._reserve)
 
@@ -226,7 +241,10 @@ class RaggedLayer:
             for (b, h), span in spans.items()
         ]
         kept = self._reserve
-        self._lay_out([[len(source[b * self.n_kv_heads + h]) for h in range(self.n_kv_heads)] for b in range(self.batch_size)], reserve)
+        self._lay_out(
+            [[len(source[b * self.n_kv_heads + h]) for h in range(self.n_kv_heads)] for b in range(self.batch_size)],
+            reserve,
+        )
         self._reserve = kept
         target = torch.cat([torch.arange(s.start, s.stop, device=self.device) for _, _, s in self._spans()])
         index = torch.cat(source)
@@ -252,9 +270,15 @@ def _check_parts(keys: Nested, values: Nested, positions: Nested | None) -> None
     dim = keys[0][0].shape[-1]
     for b, row in enumerate(keys):
         if len(row) != len(keys[0]) or len(values) != len(keys) or len(values[b]) != len(row):
-            raise ValueError(f"sequence {b} has {len(row)} key heads; every sequence needs {len(keys[0])} keys and values")
+            raise ValueError(
+                f"sequence {b} has {len(row)} key heads; every sequence needs {len(keys[0])} keys and values"
+            )
         for h, part in enumerate(row):
             if part.ndim != 2 or part.shape[1] != dim or values[b][h].shape != part.shape:
-                raise ValueError(f"sequence {b}, head {h}: keys {tuple(part.shape)}, values {tuple(values[b][h].shape)}; expected (n, {dim})")
+                raise ValueError(
+                    f"sequence {b}, head {h}: keys {tuple(part.shape)}, values {tuple(values[b][h].shape)}; expected (n, {dim})"
+                )
             if positions is not None and positions[b][h].shape != part.shape[:1]:
-                raise ValueError(f"sequence {b}, head {h}: {tuple(positions[b][h].shape)} positions for {part.shape[0]} keys")
+                raise ValueError(
+                    f"sequence {b}, head {h}: {tuple(positions[b][h].shape)} positions for {part.shape[0]} keys"
+                )

@@ -8,6 +8,10 @@ from torch import Tensor
 from septet.kernels.attention import prefill_attention
 from septet.kernels.cache.compressed import CompressedCache
 from septet.kernels.policies.base import ALL_ROWS, Policy
+from septet.kernels.policies.scores import LayerScore
+from septet.kernels.policies.stats import window_logits
+
+RECALL_ROWS = 8
 
 
 class RecordedPrompt:
@@ -24,23 +28,34 @@ class RecordedPrompt:
         self.policies, self.n_layers, self.n_kv_heads = policies, n_layers, n_kv_heads
         self.layers: list[tuple[Tensor, Tensor, Tensor]] = []
         self.pads: list[int] | None = None
+        self._memo: dict[tuple[object, ...], LayerScore] = {}
+        self._mass: dict[tuple[int, int], Tensor] = {}
 
     def is_prefilled(self, layer: int) -> bool:
         """Whether the layer has seen the prompt."""
         return layer < len(self.layers)
 
     def rows_needed(self, lengths: Sequence[int]) -> int:
-        """Most rows that any policy asks for."""
+        """Most rows that any policy asks for, and those of ``attention_recall``."""
         rows = [p.rows(n) for n in lengths for p in self.policies if p.evicts(n)]
-        return ALL_ROWS if ALL_ROWS in rows else max(rows, default=0)
+        return ALL_ROWS if ALL_ROWS in rows else max([*rows, min(RECALL_ROWS, *lengths)])
 
-    def prefill(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, pads: Sequence[int] | None = None) -> None:
+    def prefill(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, pads: Sequence[int] | None = None
+    ) -> None:
         """Keep a layer; see ``CompressedCache.prefill``."""
         self.layers.append((query, key, value))
         self.pads = None if pads is None else list(pads)
 
     def attention(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, pads: Sequence[int] | None = None, scale: float | None = None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        pads: Sequence[int] | None = None,
+        scale: float | None = None,
     ) -> Tensor:
         """Exact attention of the prompt; a second call is an error.
 
@@ -60,28 +75,28 @@ class RecordedPrompt:
         """A cache as the prefill under this policy would have left it (same kept tokens and ``peak_bytes``)."""
         batch = self.layers[0][1].shape[0]
         cache = CompressedCache(policy, self.n_layers, self.n_kv_heads, batch)
+        cache.memo = self._memo
         for layer, (query, key, value) in enumerate(self.layers):
             cache.prefill(layer, query, key, value, pads=self.pads)
+        cache.memo = None
         return cache
 
-    def attention_recall(self, cache: CompressedCache, rows: int = 8) -> float:
+    def attention_recall(self, cache: CompressedCache) -> float:
         """Share of the last prompt rows' attention mass that falls on kept tokens, mean over layers, heads and sequences."""
-        shares = []
-        for layer, (query, key, _) in enumerate(self.layers):
-            take = min(rows, query.shape[2])
-            if take == 0:
-                return 1.0
-            shares.append(self._layer_recall(layer, query[:, :, -take:], key, cache))
+        shares = [
+            self.mass(layer, b)[h, cache.positions(layer, b, h)].sum()
+            for layer in range(self.n_layers)
+            for b in range(cache.batch_size)
+            for h in range(self.n_kv_heads)
+        ]
         return float(torch.stack(shares).mean())
 
-    def _layer_recall(self, layer: int, query: Tensor, key: Tensor, cache: CompressedCache) -> Tensor:
-        from septet.kernels.policies.stats import window_logits
-
-        values = []
-        for b in range(key.shape[0]):
-            pad = self.pads[b] if self.pads else 0
-            logits = window_logits(query[b : b + 1], key[b : b + 1, :, pad:], 0, key.shape[2] - pad)
-            prob = torch.softmax(logits, -1)[0].mean((1, 2))
-            for h in range(self.n_kv_heads):
-                values.append(prob[h, cache.positions(layer, b, h)].sum())
-        return torch.stack(values).mean()
+    def mass(self, layer: int, row: int) -> Tensor:
+        """Attention of the last prompt rows, mean over rows and group, ``(H_kv, S)``; computed once."""
+        if (layer, row) not in self._mass:
+            query, key, _ = self.layers[layer]
+            pad = self.pads[row] if self.pads else 0
+            keys = key[row : row + 1, :, pad:]
+            logits = window_logits(query[row : row + 1, :, -RECALL_ROWS:], keys, 0, keys.shape[2])
+            self._mass[layer, row] = torch.softmax(logits, -1)[0].mean((1, 2))
+        return self._mass[layer, row]

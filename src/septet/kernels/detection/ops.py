@@ -5,6 +5,7 @@ which torchvision lacks there. Backward passes recompute the forward one under a
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torchvision
@@ -84,7 +85,9 @@ def roi_align_backward(
     grad_input.copy_(grad)
 
 
-def _deform(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, o: dict) -> Tensor:  # type: ignore[type-arg]
+def _deform(
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, o: dict[str, Any]
+) -> Tensor:
     """Deformable convolution from either family of option names."""
     stride = (o.get("dH", o.get("stride_h")), o.get("dW", o.get("stride_w")))
     padding = (o.get("padH", o.get("pad_h")), o.get("padW", o.get("pad_w")))
@@ -102,10 +105,12 @@ def _deform_grads(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the wanted ones among (input, offset, weight, bias, mask), by recomputation."""
     with torch.enable_grad():
-        leaves = [None if x is None else x.detach().requires_grad_(i in wanted) for i, x in enumerate(inputs)]
-        out = _deform(*leaves, options)  # type: ignore[arg-type]
+        leaves: list[Any] = [
+            None if x is None else x.detach().requires_grad_(i in wanted) for i, x in enumerate(inputs)
+        ]
+        out = _deform(leaves[0], leaves[1], leaves[2], leaves[3], leaves[4], options)
     sources = [leaves[i] for i in wanted]
-    return torch.autograd.grad(out, sources, grad_output.to(out.dtype), allow_unused=True)  # type: ignore[arg-type]
+    return torch.autograd.grad(out, sources, grad_output.to(out.dtype), allow_unused=True)
 
 
 def deform_conv_forward(

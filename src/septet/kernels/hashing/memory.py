@@ -126,9 +126,7 @@ class HashNeighborMemory(nn.Module):
             side(self.table, self.short, dst, src, dst_ids),
         )
 
-    def update(
-        self, src: Tensor, dst: Tensor, src_seq: Tensor, dst_seq: Tensor, order: WriteOrder = "event"
-    ) -> None:
+    def update(self, src: Tensor, dst: Tensor, src_seq: Tensor, dst_seq: Tensor, order: WriteOrder = "event") -> None:
         """Write positive events, in four phases, with the sequences read before them (section 3.3).
 
         Args:
@@ -150,9 +148,7 @@ class HashNeighborMemory(nn.Module):
         elif engine == "torch":
             update(self.table, self.columns, src, dst, src_ids, dst_ids, order=order, mask=mask)
         else:
-            reference.update(
-                self.table, self.short, self.kind, src, dst, src_ids, dst_ids, order=order, mask=mask
-            )
+            reference.update(self.table, self.short, self.kind, src, dst, src_ids, dst_ids, order=order, mask=mask)
 
     def _checked(
         self, src: Tensor, dst: Tensor, src_seq: Tensor | NodeSequence, dst_seq: Tensor | NodeSequence

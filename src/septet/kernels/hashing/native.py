@@ -6,22 +6,29 @@ the user: the first call of a process compiles for a few seconds and keeps the m
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from septet.kernels.hashing.memory import HashNeighborMemory
+    from septet.kernels.hashing.neighbors import TemporalNeighborIndex
     from septet.kernels.hashing.stream import Stream
 
 
 def available() -> bool:
-    """Whether numba can be imported."""
-    return importlib.util.find_spec("numba") is not None
+    """Whether numba can be imported (a numba that rejects the installed numpy counts as absent)."""
+    try:
+        importlib.import_module("numba")
+    except ImportError:
+        return False
+    return True
 
 
 def _loops() -> ModuleType:
@@ -35,6 +42,18 @@ def _loops() -> ModuleType:
     from septet.kernels.hashing import native_loops
 
     return native_loops
+
+
+def sequence(index: TemporalNeighborIndex, nodes: Tensor, times: Tensor, length: int) -> list[Tensor]:
+    """Ids, times, edge ids ``(B, length)`` and counts ``(B,)``: one binary search per node, then a walk back."""
+    shape = (len(nodes), length)
+    ids, edges = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    then, count = torch.zeros(shape, dtype=index.time.dtype), torch.zeros(len(nodes), dtype=torch.int64)
+    arrays = [index.distinct_times, index.neighbor, index.time, index.edge_id]
+    asked = [_int64(nodes), times.to(index.time.dtype).contiguous().numpy()]
+    out = [a.numpy() for a in (ids, then, edges, count)]
+    _loops().sequence(index.key.numpy(), index.radix, *(a.numpy() for a in arrays), *asked, *out)
+    return [ids, then, edges, count]
 
 
 def encode(
@@ -80,7 +99,8 @@ def run(memory: HashNeighborMemory, stream: Stream, order: str) -> tuple[Tensor,
     return src_feat, dst_feat
 
 
-def _int64(x: Tensor | None):  # noqa: ANN202 - numpy array
+def _int64(x: Tensor | None) -> NDArray[np.int64]:
     """Contiguous int64 numpy view."""
     assert x is not None
-    return x.to(torch.int64).contiguous().numpy()
+    array: NDArray[np.int64] = x.to(torch.int64).contiguous().numpy()
+    return array

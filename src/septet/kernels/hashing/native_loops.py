@@ -1,28 +1,30 @@
 """The numba loops behind :mod:`septet.kernels.hashing.native`; imported only where numba is installed."""
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped"
-# ruff: noqa: ANN001, ANN201, D103, PLR0913
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, call-overload"
+# ruff: noqa: ANN001, ANN201, ANN202, D103
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from numba import int32, njit
 
 _OPTIONS = {"cache": True, "nogil": True, "boundscheck": False}
+
+
+@njit(locals={"own_count": int32, "other_count": int32}, inline="always", **_OPTIONS)
+def _count(own, other, row):
+    own_count = other_count = 0
+    for c in range(len(row)):  # from 0: numba then drops the negative-index test and the loop becomes vector code
+        x = row[c]
+        filled = x != 0
+        own_count += (own[c] == x) & filled
+        other_count += (other[c] == x) & filled
+    return own_count, other_count
 
 
 @njit(inline="always", **_OPTIONS)
 def _encode_position(table, short, u, v, s, out):
     own, other, row = table[u], table[v], table[s]
-    own_short = other_short = own_long = other_long = np.int32(0)
-    for c in range(short):
-        x = row[c]
-        own_short += np.int32((own[c] == x) & (x != 0))
-        other_short += np.int32((other[c] == x) & (x != 0))
-    for c in range(short, table.shape[1]):
-        x = row[c]
-        own_long += np.int32((own[c] == x) & (x != 0))
-        other_long += np.int32((other[c] == x) & (x != 0))
-    out[0], out[1], out[2], out[3] = own_long, other_long, own_short, other_short
+    out[2], out[3] = _count(own[:short], other[:short], row[:short])
+    out[0], out[1] = _count(own[short:], other[short:], row[short:])
     out[4] = s == v
 
 
@@ -89,3 +91,37 @@ def run(
                 table, columns, src[a:b], dst[a:b], own_src_ids[a:b], own_dst_ids[a:b],
                 own_src_len[a:b], own_dst_len[a:b], by_phase, mask,
             )  # fmt: skip
+
+
+@njit(inline="always", **_OPTIONS)
+def _first_at_least(ordered, value):
+    low, high = 0, len(ordered)
+    while low < high:
+        middle = (low + high) >> 1
+        if ordered[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(**_OPTIONS)
+def sequence(key, radix, distinct, neighbor, time, edge_id, nodes, times, ids, then, edges, count):
+    length = ids.shape[1]
+    rank = 0
+    for b in range(len(nodes)):
+        node = nodes[b]
+        if node == 0:
+            continue
+        if b == 0 or times[b] != times[b - 1]:
+            rank = _first_at_least(distinct, times[b])
+        first = node * radix
+        stop = _first_at_least(key, first + rank)
+        start = stop
+        while start > 0 and stop - start < length - 1 and key[start - 1] >= first:
+            start -= 1
+        ids[b, 0], then[b, 0], count[b] = node, times[b], 1 + stop - start
+        for j in range(stop - start):
+            ids[b, 1 + j] = neighbor[start + j]
+            then[b, 1 + j] = time[start + j]
+            edges[b, 1 + j] = edge_id[start + j]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from septet.kernels.hashing import native
 
 
 class NodeSequence(NamedTuple):
@@ -21,7 +23,7 @@ class NodeSequence(NamedTuple):
     ids: Tensor
     time: Tensor
     edge_id: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
 
 
 def check_sorted(time: Tensor) -> None:
@@ -43,7 +45,9 @@ def check_ids(name: str, ids: Tensor, num_nodes: int, lowest: int = 1) -> None:
     if low < lowest:
         raise ValueError(f"{name} holds node id {low}: ids start at 1 (read 0-based files with id_base=0)")
     if high > num_nodes:
-        raise ValueError(f"{name} holds node id {high}, above num_nodes={num_nodes}: raise num_nodes or compact the ids")
+        raise ValueError(
+            f"{name} holds node id {high}, above num_nodes={num_nodes}: raise num_nodes or compact the ids"
+        )
 
 
 def check_lengths(**columns: Tensor) -> None:
@@ -64,13 +68,20 @@ class TemporalNeighborIndex:
         time: non-decreasing times ``(E,)``, integer or float64.
         edge_id: ids ``(E,)``; default 1..E.
         num_nodes: largest id allowed; default the largest id present.
+        backend: ``"auto"`` looks up natively on a CPU where numba is installed; ``"torch"`` never does.
 
     Raises:
         ValueError: unequal lengths, unsorted or NaN times, ids outside ``1..num_nodes``.
     """
 
     def __init__(
-        self, src: Tensor, dst: Tensor, time: Tensor, edge_id: Tensor | None = None, num_nodes: int | None = None
+        self,
+        src: Tensor,
+        dst: Tensor,
+        time: Tensor,
+        edge_id: Tensor | None = None,
+        num_nodes: int | None = None,
+        backend: Literal["auto", "torch"] = "auto",
     ) -> None:
         check_lengths(src=src, dst=dst, time=time)
         check_sorted(time)
@@ -81,7 +92,7 @@ class TemporalNeighborIndex:
         check_ids("dst", dst, num_nodes)
         edge_id = torch.arange(1, len(src) + 1, device=src.device) if edge_id is None else edge_id.to(torch.int64)
         check_lengths(src=src, edge_id=edge_id)
-        self.num_nodes = num_nodes
+        self.num_nodes, self.backend = num_nodes, backend
         self._build(src, dst, time, edge_id)
 
     def _build(self, src: Tensor, dst: Tensor, time: Tensor, edge_id: Tensor) -> None:
@@ -103,7 +114,7 @@ class TemporalNeighborIndex:
     def to(self, device: torch.device | str) -> TemporalNeighborIndex:
         """A copy of the index on ``device``."""
         clone = object.__new__(TemporalNeighborIndex)
-        clone.num_nodes, clone.radix = self.num_nodes, self.radix
+        clone.num_nodes, clone.radix, clone.backend = self.num_nodes, self.radix, self.backend
         for name in ("distinct_times", "key", "neighbor", "time", "edge_id"):
             setattr(clone, name, getattr(self, name).to(device))
         return clone
@@ -164,11 +175,13 @@ class TemporalNeighborIndex:
         """
         if length < 1:
             raise ValueError(f"sequence length {length} is below 1 (the node itself takes one position)")
+        check_lengths(nodes=nodes, times=times)
         nodes = nodes.to(torch.int64)
+        if self.backend != "torch" and self.device.type == "cpu" and native.available():
+            return NodeSequence(*native.sequence(self, nodes, times, length))
         own, here = nodes.unsqueeze(1), (nodes > 0).to(torch.int64)
         own_time = (times * here).to(self.time.dtype).unsqueeze(1)
         if length == 1:
-            check_lengths(nodes=nodes, times=times)
             return NodeSequence(own, own_time, torch.zeros_like(own), here)
         past = self.recent(nodes, times, length - 1)
         return NodeSequence(

@@ -41,7 +41,8 @@ def encode_side(table: Tensor, short: int, own: Tensor, other: Tensor, sequence:
     """Five integers per position of one side of a link (section 3.2).
 
     Args:
-        table: ids, ``(N+1, short+long)``; column ``< short`` is the short table.
+        table: ids, ``(N+1, short+long)``.
+        short: columns of the short table, the first ones.
         own: node whose sequence is encoded, ``(B,)``.
         other: the other end, ``(B,)``.
         sequence: ids of the sequence of ``own``, ``(B, L)``.

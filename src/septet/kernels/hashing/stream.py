@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -40,8 +41,8 @@ class Stream(NamedTuple):
 
     def events(self, start: int, stop: int) -> Stream:
         """The events ``start:stop``, with all offsets kept."""
-        cut = [a if name == "offsets" or a is None else a[start:stop] for name, a in zip(self._fields, self, strict=True)]
-        return Stream(*cut)
+        fields = self._asdict()
+        return Stream(**{k: a if k == "offsets" or a is None else a[start:stop] for k, a in fields.items()})
 
 
 def alive(length: Tensor, size: int) -> Tensor:
@@ -53,7 +54,8 @@ def write_group(memory: HashNeighborMemory, part: Stream, order: str) -> None:
     """Write the events of one group; inside a group the alive lengths agree unless padding is masked."""
     if part.write_src_ids is None or part.write_dst_ids is None:
         return
-    assert part.write_src_len is not None and part.write_dst_len is not None
+    assert part.write_src_len is not None
+    assert part.write_dst_len is not None
     src_ids = part.write_src_ids[:, : int(part.write_src_len.max())]
     dst_ids = part.write_dst_ids[:, : int(part.write_dst_len.max())]
     memory.update_unchecked(part.src, part.dst, src_ids, dst_ids, order)
@@ -64,7 +66,7 @@ def run_groups(memory: HashNeighborMemory, stream: Stream, order: str) -> tuple[
     src_feat = torch.zeros(*stream.src_ids.shape, 5, dtype=torch.uint8, device=stream.src.device)
     dst_feat = torch.zeros_like(src_feat)
     bounds = stream.offsets.tolist()
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         part = stream.events(start, stop)
         encoded = memory.encode_unchecked(
             part.query_src.flatten(), part.query_dst.flatten(), part.src_ids.flatten(0, 1), part.dst_ids.flatten(0, 1)

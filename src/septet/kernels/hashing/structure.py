@@ -79,7 +79,8 @@ def sequences(index: TemporalNeighborIndex, nodes: Tensor, time: Tensor, length:
     """Sequences ``(E, Q, L)`` of nodes ``(E, Q)``, all columns of event e asked at ``time[e]``."""
     flat = index.sequence(nodes.flatten(), time.repeat_interleave(nodes.shape[1]), length)
     shape = tuple(nodes.shape)
-    return NodeSequence(*(a.view(*shape, length) for a in flat[:3]), flat.count.view(shape))
+    ids, times, edges = (a.view(*shape, length) for a in flat[:3])
+    return NodeSequence(ids, times, edges, flat.count.view(shape))
 
 
 def structure_pass(
@@ -143,9 +144,7 @@ def _with_writes(stream: Stream, index: TemporalNeighborIndex, time: Tensor, len
     else:
         own = index.sequence(stream.src, time, length), index.sequence(stream.dst, time, length)
         ids, count = (own[0].ids, own[1].ids), (own[0].count, own[1].count)
-    return stream._replace(
-        write_src_ids=ids[0], write_dst_ids=ids[1], write_src_len=count[0], write_dst_len=count[1]
-    )
+    return stream._replace(write_src_ids=ids[0], write_dst_ids=ids[1], write_src_len=count[0], write_dst_len=count[1])
 
 
 def _trimmed(stream: Stream) -> Stream:

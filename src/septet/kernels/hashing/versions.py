@@ -8,6 +8,7 @@ steps are sorts, scatters and scans, so a GPU runs tie-safe memory at the speed 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ PLAIN_GROUP = 64
 
 
 class Versions(NamedTuple):
-    """Contents of the written rows: ``key`` = row * G + group, sorted ``(V,)``; ``row`` ``(V,)``; ``ids`` ``(V, W)``."""
+    """Contents of the written rows: ``key`` = row * G + group, sorted, and ``row`` ``(V,)``; ``ids`` ``(V, W)``."""
 
     key: Tensor
     row: Tensor
@@ -56,7 +57,7 @@ def _blocks(offsets: Tensor, events: int) -> list[tuple[int, int]]:
     total = int(offsets[-1])
     cuts = torch.searchsorted(offsets, torch.arange(events, total + events, events, device=offsets.device))
     bounds = torch.unique(torch.cat([offsets[:1], offsets[cuts.clamp(max=len(offsets) - 1)]])).tolist()
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))
 
 
 def _run_block(memory: HashNeighborMemory, part: Stream, group: Tensor, order: str) -> tuple[Tensor, Tensor]:
@@ -81,8 +82,10 @@ def _run_block(memory: HashNeighborMemory, part: Stream, group: Tensor, order: s
 
 def _writes(memory: HashNeighborMemory, part: Stream, group: Tensor, order: str) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, ids and groups of the block's live writes in the order in which they count."""
-    assert part.write_src_ids is not None and part.write_dst_ids is not None
-    assert part.write_src_len is not None and part.write_dst_len is not None
+    assert part.write_src_ids is not None
+    assert part.write_dst_ids is not None
+    assert part.write_src_len is not None
+    assert part.write_dst_len is not None
     length = part.write_src_ids.shape[1]
     live = alive(part.write_dst_len, length), alive(part.write_src_len, length)
     rows, ids = write_list(part.src, part.dst, part.write_src_ids, part.write_dst_ids, order)

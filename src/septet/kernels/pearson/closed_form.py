@@ -40,7 +40,7 @@ def channel_moments(student: Tensor, teacher: Tensor, dtype: torch.dtype) -> tup
     """
     step = _channels_per_chunk(student)
     parts = []
-    for s, t in zip(student.split(step, dim=1), teacher.split(step, dim=1), strict=True):
+    for s, t in zip(torch.split(student, step, 1), torch.split(teacher, step, 1), strict=True):
         mean_s, mean_t = s.mean(dim=(0, 2, 3), dtype=dtype), t.mean(dim=(0, 2, 3), dtype=dtype)
         ds, dt = _centred(s, mean_s, dtype), _centred(t, mean_t, dtype)
         st = (ds * dt).sum(dim=(0, 2, 3))
@@ -54,7 +54,7 @@ def _combine(student: Tensor, teacher: Tensor, p: Tensor, mean_s: Tensor, q: Ten
     step = _channels_per_chunk(student)
     out = torch.empty_like(student)
     columns = (p, mean_s, q, mean_t)
-    chunks = zip(out.split(step, 1), student.split(step, 1), teacher.split(step, 1), strict=True)
+    chunks = zip(*(torch.split(x, step, 1) for x in (out, student, teacher)), strict=True)
     for i, (target, s, t) in enumerate(chunks):
         cp, cs, cq, ct = (column[i * step : (i + 1) * step].view(1, -1, 1, 1) for column in columns)
         grad = (s.to(p.dtype) - cs).mul_(cp)

@@ -64,9 +64,7 @@ def _as_preferences(preference: Sequence[float] | Tensor) -> np.ndarray:
     return value
 
 
-def allocate(
-    preference: Sequence[float] | Tensor, total: int, cap: int, *, rounding: str = "divisor"
-) -> list[int]:
+def allocate(preference: Sequence[float] | Tensor, total: int, cap: int, *, rounding: str = "divisor") -> list[int]:
     """Integer budgets of the layers seen so far (CAKE, section 4.3).
 
     "divisor" hands out seats to the largest ``P / (n + 1)`` below the cap, ties to the lower layer (capped D'Hondt): it sums to

@@ -64,6 +64,11 @@ class Policy:
         """True if kept tokens lie in falling score (official compatibility), else in ascending position."""
         return False
 
+    @property
+    def score_key(self) -> tuple[object, ...] | None:
+        """Policies with equal keys score alike (whatever their budgets), so scores may be shared; None: never."""
+        return None
+
     def rows(self, length: int) -> int:
         """Number of last query rows that ``score`` needs; ``ALL_ROWS`` for every row, 0 for none."""
         return 0
@@ -139,6 +144,11 @@ class WindowPolicy(Policy):
         check_window(self.capacity, self.window, self.kernel_size)
         check_choice("pooling", self.pooling, ("avg", "max"))
         check_choice("group_reduce", self.group_reduce, ("mean", "max"))
+
+    @property
+    def score_key(self) -> tuple[object, ...] | None:
+        """The window score's options."""
+        return ("window", self.window, self.kernel_size, self.pooling, self.group_reduce)
 
     def rows(self, length: int) -> int:
         """The observation window."""

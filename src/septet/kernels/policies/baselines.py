@@ -29,9 +29,7 @@ class PyramidKV(WindowPolicy):
     def layer_budgets(self, scores: Sequence[LayerScore], n_layers: int, length: int) -> list[int] | None:
         """Linear from the first to the last layer."""
         budget = self.capacity - self.window
-        return [
-            pyramid_budget(layer, n_layers, length, budget, self.window, self.beta) for layer in range(len(scores))
-        ]
+        return [pyramid_budget(layer, n_layers, length, budget, self.window, self.beta) for layer in range(len(scores))]
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,11 @@ class H2O(WindowPolicy):
     """H2O (NeurIPS 2023, arXiv 2306.14048): tokens ranked by the attention received from all rows, no pooling."""
 
     slug: ClassVar[str] = "h2o"
+
+    @property
+    def score_key(self) -> tuple[object, ...] | None:
+        """Its own score."""
+        return ("h2o", self.window, self.group_reduce)
 
     def rows(self, length: int) -> int:
         """Every row of the prompt."""

@@ -102,6 +102,11 @@ class CAKE(Policy):
         """The official code stores kept tokens by falling score."""
         return self.compat is not None
 
+    @property
+    def score_key(self) -> tuple[object, ...] | None:
+        """The indicator's options; temperatures and capacity come later."""
+        return ("cake", self.window, self.gamma, self.kernel_size, self.sinks, self.compat)
+
     def rows(self, length: int) -> int:
         """The window."""
         return min(self.window, length)

@@ -64,7 +64,9 @@ def replay(policy: Policy, queries: Tensor, keys: Tensor, prompt_length: int | N
             cache.attention(layer, queries[layer, :, :, step : step + 1], row, row)
         decoded.append(_positions(cache))
     chosen = isinstance(policy, CAKE)
-    preference = _preference(policy, queries[..., :length, :], keys[..., :length, :]) if isinstance(policy, CAKE) else None
+    preference = (
+        _preference(policy, queries[..., :length, :], keys[..., :length, :]) if isinstance(policy, CAKE) else None
+    )
     return Replay(kept, decoded, lengths, preference, budgets if chosen else None)
 
 
@@ -95,7 +97,9 @@ def _preference(policy: CAKE, queries: Tensor, keys: Tensor) -> Tensor | None:
     if rows < 2 or rows == ALL_ROWS:
         return None
     table = [
-        policy.preferences([policy.score(q[b : b + 1, :, -rows:], k[b : b + 1], 0, heads) for q, k in zip(queries, keys, strict=True)])
+        policy.preferences(
+            [policy.score(q[b : b + 1, :, -rows:], k[b : b + 1], 0, heads) for q, k in zip(queries, keys, strict=True)]
+        )
         for b in range(keys.shape[1])
     ]
     return torch.tensor(table, dtype=torch.float64)

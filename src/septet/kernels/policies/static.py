@@ -78,7 +78,9 @@ class HeadKV(WindowPolicy):
         """Read and freeze the table."""
         value = load_table(table)
         if (value < 0).any() or (value != np.round(value)).any():
-            raise ValueError("HeadKV's table must be integers >= 0; turn scores into one with headkv_table or from_scores")
+            raise ValueError(
+                "HeadKV's table must be integers >= 0; turn scores into one with headkv_table or from_scores"
+            )
         rows = tuple(tuple(int(n) for n in row) for row in value)
         object.__setattr__(self, "table", rows)
         for name, item in (("window", window), ("kernel_size", kernel_size), ("pooling", pooling)):

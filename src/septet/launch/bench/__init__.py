@@ -69,7 +69,9 @@ def machine(device: str) -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0] if names else model
     card = torch.cuda.get_device_name() if device.startswith("cuda") and torch.cuda.is_available() else None
     return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "accelerator": card}
@@ -81,7 +83,11 @@ def _show(name: str, rows: list[dict[str, Any]], path: Path) -> None:
     for row in rows:
         value, ratio = row.get("value"), row.get("ratio")
         number = f"{value:.4g}" if isinstance(value, int | float) else str(value)
-        peer = f" | {row.get('peer')}: {row.get('peer_value'):.4g}" if isinstance(row.get("peer_value"), int | float) else ""
+        peer = (
+            f" | {row.get('peer')}: {row.get('peer_value'):.4g}"
+            if isinstance(row.get("peer_value"), int | float)
+            else ""
+        )
         against = f" | ratio {ratio:.2f}" if isinstance(ratio, int | float) else ""
         limit = f" | limit {row['limit']}" if row.get("limit") not in (None, "") else ""
         print(f"  {row['name']}: {number} {row.get('unit', '')}{peer}{against}{limit} {row.get('note') or ''}".rstrip())

@@ -49,7 +49,9 @@ class _Net(LightningModule):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+        self.net = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
+        )
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """Mean square error."""
@@ -96,8 +98,6 @@ def _lightning(model: _Net, data: TensorDataset, batch: int, device: str) -> flo
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         trainer.fit(model, DataLoader(data, batch_size=batch))
     return clock.seconds
-
-
 
 
 class _Clock(Callback):

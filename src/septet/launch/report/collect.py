@@ -75,7 +75,9 @@ def collect(directories: list[Path], root: Path | None = None) -> Report:
         records = ledger(root).rows()
         base = root or runs_root()
         known = {(r["method"], r.get("name", ""), r["run_id"]) for r in records}
-        newest = sorted((base / m / n / i for m, n, i in known if n and (base / m / n / i).is_dir()), key=lambda p: p.name)
+        newest = sorted(
+            (base / m / n / i for m, n, i in known if n and (base / m / n / i).is_dir()), key=lambda p: p.name
+        )
         pages = [read_run(path) for path in newest[-12:]]
     methods = sorted({r["method"] for r in records})
     notes = {m: text for m in methods if (text := _deviations(m))}
@@ -124,12 +126,13 @@ def published(slug: str) -> list[dict[str, Any]]:
 def paper_table(records: Iterable[Mapping[str, Any]], methods: Iterable[str]) -> list[Row]:
     """Published numbers beside ours (mean ± std over seeds), then our numbers that have no published one."""
     ours = _pool(records)
-    rows, used = [], set()
+    rows: list[Row] = []
+    used: set[tuple[str, str, str, str]] = set()
     for slug in methods:
         for entry in published(slug):
-            key = (slug, str(entry["dataset"]), str(entry["metric"]))
-            mine = [ours[k] for k in ours if k[:3] == key]
-            used |= {k for k in ours if k[:3] == key}
+            wanted = (slug, str(entry["dataset"]), str(entry["metric"]))
+            mine = [ours[k] for k in ours if k[:3] == wanted]
+            used |= {k for k in ours if k[:3] == wanted}
             base = _paper_row(slug, entry)
             rows += [_with_ours(base, pool) for pool in mine] or [base]
     for key in sorted(set(ours) - used):

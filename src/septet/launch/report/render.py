@@ -87,9 +87,14 @@ def _stage_view(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "stage": stage,
         "status": record.get("status", ""),
-        "dataset": (record["dataset"].get("name") if isinstance(record.get("dataset"), Mapping) else record.get("dataset")) or "",
+        "dataset": (
+            record["dataset"].get("name") if isinstance(record.get("dataset"), Mapping) else record.get("dataset")
+        )
+        or "",
         "seed": record.get("seed"),
-        "metrics": {k: ("not finite" if v is None else f"{v:.4f}") for k, v in sorted((record.get("metrics") or {}).items())},
+        "metrics": {
+            k: ("not finite" if v is None else f"{v:.4f}") for k, v in sorted((record.get("metrics") or {}).items())
+        },
         "weights": record.get("checkpoint") or "",
         "wall": f"{cost.get('wall_s', 0):.1f} s",
         "memory": f"{memory / 2**20:.0f} MiB",

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from septet.kernels.cache import CompressedCache
+from septet.kernels.policies import Policy
 from septet.lightning_modules.cake.model import CausalLM
 
 
 @torch.no_grad()
-def greedy(model: CausalLM, cache: CompressedCache, first: Tensor, max_new_tokens: int, stop_ids: Sequence[int] = ()) -> list[list[int]]:
+def greedy(
+    model: CausalLM, cache: CompressedCache, first: Tensor, max_new_tokens: int, stop_ids: Sequence[int] = ()
+) -> list[list[int]]:
     """Continue every sequence of a filled cache greedily.
 
     Args:
@@ -40,9 +43,16 @@ def greedy(model: CausalLM, cache: CompressedCache, first: Tensor, max_new_token
 @torch.no_grad()
 def feed(model: CausalLM, cache: CompressedCache, tokens: Tensor) -> Tensor:
     """Logits of given tokens behind the prompt, ``(B, T)`` to ``(B, T, V)``; step by step where a policy evicts in between."""
-    if all(policy.decode_rule == "none" for policy in cache.policies):
+    if all(_stays(policy, cache.appended + tokens.shape[1]) for policy in cache.policies):
         return model(tokens, cache=cache)
     return torch.cat([model(tokens[:, t : t + 1], cache=cache) for t in range(tokens.shape[1])], 1)
+
+
+def _stays(policy: Policy, appended: int) -> bool:
+    """True if the policy evicts nothing while this many tokens follow the prompt."""
+    return policy.decode_rule == "none" or (
+        policy.decode_rule == "window" and appended <= getattr(policy, "decode_slack", 0)
+    )
 
 
 @torch.no_grad()

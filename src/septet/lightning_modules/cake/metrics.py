@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-QA = frozenset("narrativeqa qasper multifieldqa_en hotpotqa 2wikimqa musique triviaqa".split())
+QA = frozenset(["narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique", "triviaqa"])
 QA_ZH = frozenset({"multifieldqa_zh"})
-ROUGE = frozenset("gov_report qmsum multi_news samsum".split())
+ROUGE = frozenset(["gov_report", "qmsum", "multi_news", "samsum"])
 ROUGE_ZH = frozenset({"dureader", "vcsum"})
 CLASSES = frozenset({"trec", "lsht"})
 CODE = frozenset({"lcc", "repobench-p"})
@@ -31,7 +31,10 @@ def _english(text: str) -> list[str]:
 def _chinese(text: str) -> list[str]:
     """Words by jieba where it is installed, else characters (with one warning)."""
     global _warned_jieba
-    marks = string.punctuation + "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～、《》「」『』【】〔〕〖〗“”‘’…—"
+    marks = (
+        string.punctuation
+        + "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～、《》「」『』【】〔〕〖〗“”‘’…—"
+    )
     if find_spec("jieba") is not None:
         import jieba
 
@@ -132,7 +135,13 @@ def score_answer(task: str, prediction: str, answers: Sequence[str], all_classes
     if task in FIRST_LINE:
         prediction = prediction.lstrip("\n").split("\n")[0]
     metric: Callable[[str, str], float] | None = None
-    for names, function in ((QA, qa_f1), (QA_ZH, qa_f1_zh), (ROUGE, rouge_l), (ROUGE_ZH, rouge_l_zh), (CODE, edit_similarity)):
+    for names, function in (
+        (QA, qa_f1),
+        (QA_ZH, qa_f1_zh),
+        (ROUGE, rouge_l),
+        (ROUGE_ZH, rouge_l_zh),
+        (CODE, edit_similarity),
+    ):
         metric = function if task in names else metric
     if task == "passage_count":
         metric = count_score

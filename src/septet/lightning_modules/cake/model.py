@@ -48,7 +48,9 @@ class DecoderConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"{self.n_heads} query heads do not divide over {self.n_kv_heads} KV heads; use a multiple")
+            raise ValueError(
+                f"{self.n_heads} query heads do not divide over {self.n_kv_heads} KV heads; use a multiple"
+            )
         if self.head_dim is None and self.hidden_size % self.n_heads:
             raise ValueError(f"hidden_size {self.hidden_size} does not divide over {self.n_heads} heads; give head_dim")
         if self.size % 2:
@@ -161,7 +163,9 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], cache: Cache | None, pads: Sequence[int] | None, chunk: int) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], cache: Cache | None, pads: Sequence[int] | None, chunk: int
+    ) -> Tensor:
         """``(B, T, hidden)`` to the same shape; the prompt is processed ``chunk`` rows at a time."""
         normed = self.input_layernorm(x)
         key = rotate(self.self_attn.heads(normed, self.self_attn.k_proj), *rope)
@@ -257,7 +261,9 @@ class CausalLM(nn.Module):
                     raise ValueError(f"the checkpoint lacks {source}; is it a Llama, Mistral or Qwen2 model?")
                 value = state[source]
                 if value.shape != parameter.shape:
-                    raise ValueError(f"{source} has shape {tuple(value.shape)}, the model expects {tuple(parameter.shape)}")
+                    raise ValueError(
+                        f"{source} has shape {tuple(value.shape)}, the model expects {tuple(parameter.shape)}"
+                    )
                 parameter.copy_(value)
 
     def new_cache(self, policy: Policy | Sequence[Policy], batch_size: int = 1) -> CompressedCache:
@@ -322,7 +328,9 @@ def left_padding(attention_mask: Tensor | None, input_ids: Tensor) -> list[int] 
     if attention_mask is None:
         return None
     if attention_mask.shape != input_ids.shape:
-        raise ValueError(f"attention_mask {tuple(attention_mask.shape)} does not fit input_ids {tuple(input_ids.shape)}")
+        raise ValueError(
+            f"attention_mask {tuple(attention_mask.shape)} does not fit input_ids {tuple(input_ids.shape)}"
+        )
     mask = attention_mask.bool()
     counts = mask.sum(1)
     if not bool(mask[:, -1].all()) or bool((mask[:, 1:] < mask[:, :-1]).any()):

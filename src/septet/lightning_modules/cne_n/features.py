@@ -34,6 +34,8 @@ def _rows(table: Tensor | None, ids: Tensor, width: int, name: str) -> Tensor | 
     if table is None:
         return None
     if table.shape[1] > width:
-        raise ValueError(f"{name} features have {table.shape[1]} columns, the network reads {width}: raise net.{name}_dim")
+        raise ValueError(
+            f"{name} features have {table.shape[1]} columns, the network reads {width}: raise net.{name}_dim"
+        )
     rows = table[ids]
     return rows if rows.shape[-1] == width else torch.nn.functional.pad(rows, (0, width - rows.shape[-1]))

@@ -84,9 +84,9 @@ class LinkPrediction(Task):
         target = torch.zeros_like(scores, dtype=torch.int64)
         target[:, 0] = 1
         name = f"part_{PARTS[part]}"
-        self.link_metrics[name].update(scores.flatten(), target.flatten())
+        _metrics(self.link_metrics, name).update(scores.flatten(), target.flatten())
         if scores.shape[1] > 2:
-            self.rank_metrics[name].update(scores[:, 0], scores[:, 1:])
+            _metrics(self.rank_metrics, name).update(scores[:, 0], scores[:, 1:])
 
     def _count(self, common: Tensor) -> None:
         """Tally the co-neighbour counts of asked pairs, positives and negatives."""
@@ -112,8 +112,7 @@ class LinkPrediction(Task):
         values: dict[str, float] = {}
         for group in (self.link_metrics, self.rank_metrics):
             for part in PARTS:
-                metrics = group[f"part_{part}"]
-                assert isinstance(metrics, MetricCollection)
+                metrics = _metrics(group, f"part_{part}")
                 if any(m.update_called for m in metrics.values()):
                     values |= {f"{part}{name}": float(v) for name, v in metrics.compute().items()}
                 metrics.reset()
@@ -160,3 +159,10 @@ def _collection() -> MetricCollection:
 def _rank_collection() -> MetricCollection:
     """MRR and Hits@10."""
     return MetricCollection({"mrr": MeanReciprocalRank(), "hits10": HitsAtK(10)}, compute_groups=False)
+
+
+def _metrics(group: torch.nn.ModuleDict, name: str) -> MetricCollection:
+    """A metric collection by name."""
+    metrics = group[name]
+    assert isinstance(metrics, MetricCollection)
+    return metrics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ class _BatchMean(Metric):
 
     def compute(self) -> Tensor:
         """Mean over the batches seen."""
-        return cast("Tensor", self.total / self.batches)
+        return self.total / self.batches
 
 
 class BatchMeanAveragePrecision(_BatchMean):
@@ -184,7 +184,7 @@ class _RankMean(Metric):
 
     def compute(self) -> Tensor:
         """Mean over the positives seen."""
-        return cast("Tensor", self.total / self.count)
+        return self.total / self.count
 
 
 class MeanReciprocalRank(_RankMean):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 CHANNELS = ("node", "edge", "time", "structure")
 STRUCTURE_WIDTH = 5
+_RENAMED = {"projection_layer.": "projection.", "fusion_layer.": "blocks.", "output_layer.": "output."}
 
 
 class TimeEncoder(nn.Module):
@@ -106,19 +107,30 @@ class CNENet(nn.Module):
             code = code * filled.unsqueeze(-1)
         x = self._first_linear(node_feat, edge_feat, code, structure.to(code.dtype))
         for number, block in enumerate(self.blocks):
+            assert isinstance(block, nn.Sequential)
             x = block[1:](x) if number == 0 else block(x)
-        return self.output(self._mean(x, filled, count))
+        out: Tensor = self.output(self._mean(x, filled, count))
+        return out
+
+    def _linear(self, channel: str) -> nn.Linear:
+        """Projection of a channel."""
+        linear = self.projection[channel]
+        assert isinstance(linear, nn.Linear)
+        return linear
 
     def _first_linear(self, node: Tensor | None, edge: Tensor | None, code: Tensor, structure: Tensor) -> Tensor:
         """Projections and the first block's matrix as one product over the concatenated inputs."""
-        first = self.blocks[0][0]
+        block = self.blocks[0]
+        assert isinstance(block, nn.Sequential)
+        first = block[0]
+        assert isinstance(first, nn.Linear)
         parts = dict(zip(CHANNELS, first.weight.chunk(len(CHANNELS), 1), strict=True))
-        bias = first.bias
+        bias: Tensor = first.bias
         for name, part in parts.items():
-            bias = bias + part @ self.projection[name].bias
+            bias = bias + part @ self._linear(name).bias
         inputs = {"node": node, "edge": edge, "time": code, "structure": structure}
         present = {name: x for name, x in inputs.items() if x is not None}
-        weight = torch.cat([parts[name] @ self.projection[name].weight for name in present], 1)
+        weight = torch.cat([parts[name] @ self._linear(name).weight for name in present], 1)
         return nn.functional.linear(torch.cat(list(present.values()), -1), weight, bias)
 
     def _mean(self, x: Tensor, filled: Tensor, count: Tensor) -> Tensor:
@@ -155,7 +167,11 @@ class CNENet(nn.Module):
             part, name = key.split(".", 1)
             if part == "1":
                 name = "head." + name.replace("fc1", "0").replace("fc2", "2")
-            for old, new in (("projection_layer.", "projection."), ("fusion_layer.", "blocks."), ("output_layer.", "output.")):
+            for old, new in (
+                ("projection_layer.", "projection."),
+                ("fusion_layer.", "blocks."),
+                ("output_layer.", "output."),
+            ):
                 name = name.replace(old, new)
             renamed[name] = value.to(torch.float32)
         net.load_state_dict(renamed)

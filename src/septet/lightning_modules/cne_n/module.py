@@ -22,7 +22,7 @@ class CNEN(LinkPrediction):
     """Co-neighbour encoding for dynamic link prediction (KDD 2024, arXiv 2407.20871).
 
     The hash memory, its padding, granularity and write order belong to the data module (``StructureSpec``); this half
-    of a preset fixes pooling and loss. A ``released`` half beside a ``fixed`` one is a legal ablation and is warned about.
+    of a preset fixes pooling and loss. A ``released`` half beside a ``fixed`` one is legal (ablation) and warned about.
 
     Args:
         preset: ``fixed`` (mean over filled positions, loss on logits) or ``released`` (parity with the official code).
@@ -97,7 +97,8 @@ class CNEN(LinkPrediction):
         assert self.net is not None
         src = self._embed(batch.time, batch.src, batch.src_feat, columns)
         dst = self._embed(batch.time, batch.dst, batch.dst_feat, columns)
-        return self.net(src, dst).view(len(batch.time), -1)
+        logits: Tensor = self.net(src, dst)
+        return logits.view(len(batch.time), -1)
 
     def _embed(self, time: Tensor, sequence: NodeSequence, features: Tensor, columns: slice) -> Tensor:
         """Embeddings ``(B*C, Fn)`` of one side."""

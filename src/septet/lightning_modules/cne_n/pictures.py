@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -57,7 +58,9 @@ def by_epoch(history: list[dict[str, float]]) -> Any:
 
 def co_neighbours(tally: Tensor) -> Any:
     """How many slots of the long table two ends share: events against negatives."""
-    figure, axis = _figure("Common neighbours in the long table", "co-neighbour count of the asked pair", "share of pairs")
+    figure, axis = _figure(
+        "Common neighbours in the long table", "co-neighbour count of the asked pair", "share of pairs"
+    )
     last = int(tally.sum(0).nonzero().max()) + 1
     share = tally[:, :last] / tally.sum(1, keepdim=True).clamp(min=1)
     places = torch.arange(last)
@@ -78,8 +81,8 @@ def occupancy(memory: Any, index: Any) -> Any:
         [(memory.short, ORANGE, f"short, {memory.short} slots"), (memory.long, BLUE, f"long, {memory.long} slots")]
     ):
         points = []
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
-            inside = (degree >= low) & (degree < high + (high == edges[-1]))
+        for low, high in pairwise(edges.tolist()):
+            inside = (degree >= low) & (degree < high + (high == float(edges[-1])))
             if bool(inside.any()):
                 points.append((float(degree[inside].mean()), float(filled[inside, column].mean()) / size))
         axis.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, label=label)
@@ -97,5 +100,7 @@ def events_over_time(time: Tensor, val_time: float, test_time: float) -> Any:
     axis.hist(days.tolist() if len(days) < 200_000 else days[:: len(days) // 100_000].tolist(), bins=80, color=GREY)
     for cut, label in ((val_time, "validation"), (test_time, "test")):
         axis.axvline((cut - start) / 86_400, color=ORANGE, linestyle="--")
-        axis.annotate(label, ((cut - start) / 86_400, axis.get_ylim()[1]), rotation=90, va="top", ha="right", fontsize=8)
+        axis.annotate(
+            label, ((cut - start) / 86_400, axis.get_ylim()[1]), rotation=90, va="top", ha="right", fontsize=8
+        )
     return figure

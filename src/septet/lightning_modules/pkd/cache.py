@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class FeatureCache:
     :meth:`create` or :meth:`open`.
     """
 
-    def __init__(self, folder: Path, mode: str) -> None:
+    def __init__(self, folder: Path, mode: Literal["r+", "w+"]) -> None:
         self.folder = folder
         content = json.loads((folder / "header.json").read_text())
         self.header: dict[str, str] = content["header"]
@@ -116,14 +116,14 @@ class FeatureCache:
         """Whether all of these were written."""
         return all(self._written[self._entry(i, f)] for i, f in zip(image_ids, flips, strict=True))
 
-    def check_shape(self, padded: tuple[int, int]) -> None:
+    def check_shape(self, padded: Sequence[int]) -> None:
         """Refuse a batch of another padded size than the cache was made for (ValueError)."""
         expected = self.header.get("padded_shape")
         given = f"{padded[0]}x{padded[1]}"
         if expected is not None and expected != given:
             raise ValueError(
-                f"padded_shape is {expected} in the feature cache, this batch has {given}: a cache needs one fixed size "
-                "(equal aspect ratios); set cache: null"
+                f"padded_shape is {expected} in the feature cache, this batch has {given}: a cache needs one "
+                "fixed size (equal aspect ratios); set cache: null"
             )
 
     def write(self, image_id: int, flip: int, levels: Sequence[Tensor]) -> None:

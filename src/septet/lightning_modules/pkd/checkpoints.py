@@ -1,5 +1,6 @@
 """Detector weights in and out: mmdet, mmrazor, Lightning and bare files, always ``weights_only=True``."""
 
+import importlib
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -53,9 +54,16 @@ class _HistoryBuffer:
         self.state = state
 
 
+def _history_method(owner: type, name: str) -> str:
+    """Stands in for ``getattr``, by which curve buffers name their own statistics and nothing else is reached."""
+    if owner is not _HistoryBuffer:
+        raise pickle.UnpicklingError(f"getattr on {owner!r}")
+    return name
+
+
 def _allowed() -> list[Any]:
     """Harmless types that trainer files hold beside tensors, also under numpy 1 names."""
-    multiarray = np._core.multiarray
+    multiarray: Any = importlib.import_module("numpy._core.multiarray")
     dtypes = [getattr(np.dtypes, name) for name in dir(np.dtypes) if name.endswith("DType")]
     renamed = [
         (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
@@ -63,7 +71,14 @@ def _allowed() -> list[Any]:
         for core in ("core", "_core")
     ]
     buffer = (_HistoryBuffer, "mmengine.logging.history_buffer.HistoryBuffer")
-    return [np.ndarray, np.dtype, *dtypes, *renamed, buffer]
+    return [np.ndarray, np.dtype, *dtypes, *renamed, buffer, (_history_method, "builtins.getattr")]
+
+
+def _reason(error: Exception) -> str:
+    """The telling line of torch's long message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith("WeightsUnpickler error")]
+    return (telling or lines or [type(error).__name__])[0]
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -73,9 +88,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(_allowed()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{path} was refused: it is no weights-only torch file (arbitrary pickles are never executed): {reason}"
+            f"{path} was refused: no weights-only torch file (arbitrary pickles are never executed): {_reason(error)}"
         ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
@@ -92,7 +106,7 @@ def _select(content: Mapping[str, Any], part: str, path: Path) -> tuple[dict[str
     state = _tensors(nested if isinstance(nested, Mapping) else content)
     if "pytorch-lightning_version" in content:
         if part == "teacher":
-            raise ValueError(f"{path} is a Lightning checkpoint: teachers are never stored in it; give the teacher's file")
+            raise ValueError(f"{path} is a Lightning checkpoint, which never holds teachers; give the teacher's file")
         return _tensors(state, "student."), "lightning"
     if any(key.startswith("architecture.") for key in state):
         return _tensors(state, "architecture." if part == "student" else "teacher."), "mmrazor"
@@ -144,7 +158,9 @@ def load_strict(
     mismatched = [key for key in own if key in given and own[key].shape != given[key].shape]
     matched = [key for key in own if key in given and own[key].shape == given[key].shape]
     report = LoadReport(matched, missing, [key for key in given if key not in own], mismatched)
-    bad = [k for k in (*missing, *mismatched) if k.startswith(tuple(required)) and not k.endswith("num_batches_tracked")]
+    bad = [
+        k for k in (*missing, *mismatched) if k.startswith(tuple(required)) and not k.endswith("num_batches_tracked")
+    ]
     if bad:
         detail = ", ".join(_describe(key, own, given) for key in bad[:3])
         raise ValueError(
@@ -186,6 +202,6 @@ def export_mmdet(
     if not state_dict:
         raise ValueError("the state dict to export is empty")
     tensors = OrderedDict((key, value.detach().cpu().clone()) for key, value in state_dict.items())
-    meta = {"dataset_meta": {"classes": tuple(str(c) for c in classes)}, "cfg": config}
+    meta: dict[str, Any] = {"dataset_meta": {"classes": tuple(str(c) for c in classes)}, "cfg": config}
     meta |= {"epoch": int(epoch), "iter": int(iteration)}
     torch.save({"meta": meta, "state_dict": tensors}, path)

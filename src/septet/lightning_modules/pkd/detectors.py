@@ -155,7 +155,9 @@ class Tap:
     def __init__(self, model: nn.Module, name: str) -> None:
         modules = dict(model.named_modules())
         if name not in modules:
-            raise ValueError(f"the detector has no module {name!r} to tap; it has {sorted(n for n, _ in model.named_children())}")
+            raise ValueError(
+                f"the detector has no module {name!r} to tap; it has {sorted(n for n, _ in model.named_children())}"
+            )
         self.maps: list[Tensor] = []
         self._handle = modules[name].register_forward_hook(self._record)
 

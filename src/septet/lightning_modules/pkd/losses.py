@@ -108,13 +108,15 @@ class MGDLoss(nn.Module):
                 draw = torch.rand((s.shape[0], 1, *s.shape[2:]), generator=generator, device=s.device)
                 keep = draw < 1 - self.mask_ratio
             rebuilt = self.generation(s * keep.to(s.dtype))
-        return self.alpha / s.shape[0] * (rebuilt - t).square().sum()
+        total: Tensor = (rebuilt - t).square().sum()
+        return total * (self.alpha / s.shape[0])
 
 
 def _spatial_attention(maps: Tensor, temperature: float) -> Tensor:
     """``(N, H, W)``, mean 1."""
     energy = maps.abs().mean(dim=1).flatten(1) / temperature
-    return energy.softmax(dim=1).view(maps.shape[0], *maps.shape[2:]) * maps[0, 0].numel()
+    weights: Tensor = energy.softmax(dim=1).view(maps.shape[0], *maps.shape[2:])
+    return weights * maps[0, 0].numel()
 
 
 def _channel_attention(maps: Tensor, temperature: float) -> Tensor:

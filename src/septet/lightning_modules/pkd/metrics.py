@@ -53,9 +53,7 @@ def _detection_set(ground_truth: dict[str, Any], detections: Sequence[Mapping[st
     for number, detection in enumerate(detections, start=1):
         box = [float(v) for v in detection["bbox"]]
         row = {"id": number, "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "score": float(detection["score"])}
-        annotations.append(
-            row | {"image_id": int(detection["image_id"]), "category_id": int(detection["category_id"])}
-        )
+        annotations.append(row | {"image_id": int(detection["image_id"]), "category_id": int(detection["category_id"])})
     return _coco({**{k: ground_truth[k] for k in ("images", "categories")}, "annotations": annotations})
 
 

@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from septet.lightning_modules.pkd.checkpoints import load_strict, read_detector_state
+from septet.lightning_modules.pkd.checkpoints import LoadReport, load_strict, read_detector_state
 from septet.lightning_modules.pkd.detectors import Tap, build_detector, num_classes, probe, to_coco
 from septet.lightning_modules.pkd.export import export_student
 from septet.lightning_modules.pkd.metrics import CocoBoxAP
-from septet.lightning_modules.pkd.optim import build_optimizer, build_schedule
+from septet.lightning_modules.pkd.optim import build_optimizer, build_schedule, optimiser_steps
 from septet.lightning_modules.pkd.pictures import PictureBook
 from septet.lightning_modules.pkd.predictions import PredictionWriter
 from septet.lightning_modules.pkd.preflight import preflight
@@ -78,13 +78,14 @@ class DetectionDistiller(Task):
         self.save_hyperparameters(ignore=["teachers", "losses"])
         self.save_hyperparameters({"teachers": plain(self.teacher_specs), "losses": plain(self.loss_specs)})
         if preflight and any(spec.checkpoint is None for spec in self.teacher_specs):
-            raise ValueError("a teacher has no checkpoint: random weights teach nothing; give one (or preflight: false)")
+            raise ValueError("a teacher has no checkpoint: random weights teach nothing; give one or preflight: false")
         self.student_config, self.student_checkpoint, self.pretrained = student, student_checkpoint, pretrained
         self.run_preflight, self.min_teacher_ap = preflight, min_teacher_ap
         self.cache, self.cache_limit_gb, self.pictures = cache, cache_limit_gb, pictures
         self.optimizer_options = dict(optimizer or _SGD)
         self.paramwise, self.schedule_options, self.auto_scale_lr = paramwise, dict(schedule or {}), auto_scale_lr
         self.student: Any = None
+        self.student_report: LoadReport | None = None
         self.losses = nn.ModuleList()
         self.teachers: list[Teacher] = []
         self._taps: dict[str, Tap] = {}
@@ -101,8 +102,8 @@ class DetectionDistiller(Task):
             return
         self.student = build_detector(self.student_config, pretrained=self.pretrained, initialise=True)
         if self.student_checkpoint is not None:
-            report = load_strict(self.student, read_detector_state(self.student_checkpoint))
-            _log.info("student weights from %s: %s", self.student_checkpoint, report)
+            self.student_report = load_strict(self.student, read_detector_state(self.student_checkpoint))
+            _log.info("student weights from %s: %s", self.student_checkpoint, self.student_report)
         names = sorted({spec.student_tap for spec in self.loss_specs})
         geometry = {name: probe(self.student, name) for name in names}
         self._taps = {name: Tap(self.student, name) for name in names}
@@ -120,14 +121,13 @@ class DetectionDistiller(Task):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Groups as mmengine's, and a schedule by optimiser steps."""
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        batch = getattr(datamodule, "batch_size", 0) * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        scale = batch / self.auto_scale_lr if self.auto_scale_lr and batch else 1.0
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        batch = datamodule.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        scale = batch / self.auto_scale_lr if self.auto_scale_lr else 1.0
         optimizer = build_optimizer(
             self.student, self.losses.parameters(), self.optimizer_options, self.paramwise, scale
         )
-        total = int(self.trainer.estimated_stepping_batches)
-        per_epoch = max(1, total // max(1, self.trainer.max_epochs or 1))
+        total, per_epoch = optimiser_steps(self.trainer, len(datamodule.train_dataloader()))
         scheduler = build_schedule(optimizer, self.schedule_options, total, per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -158,7 +158,7 @@ class DetectionDistiller(Task):
         """Preflight, then the source of teacher maps."""
         self._place()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.run_preflight and self.teachers and not self.trainer.fast_dev_run:
+        if self.run_preflight and self.teachers and not getattr(self.trainer, "fast_dev_run", 0):
             report = preflight(self, data)
             self.save_media("preflight.json", report.to_json())
             self.print(str(report))
@@ -289,7 +289,7 @@ class DetectionDistiller(Task):
 
     def on_fit_end(self) -> None:
         """Leave the student as a plain mmdet checkpoint with a runnable configuration."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", 0):
             export_student(self, self.run_dir / "export")
 
     def record_fields(self) -> dict[str, Any]:

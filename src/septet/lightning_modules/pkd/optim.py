@@ -1,5 +1,6 @@
 """Optimiser groups of mmengine's ``paramwise_cfg`` and the two schedules."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,23 @@ def build_optimizer(
     return kind(groups, **options)
 
 
+def optimiser_steps(trainer: Any, batches: int) -> tuple[int, int]:
+    """Optimiser steps of the whole run and of one epoch.
+
+    ``trainer.estimated_stepping_batches`` is avoided: it sets the loaders up before a checkpoint is restored, and
+    their position in the epoch is then lost.
+
+    Args:
+        trainer: Lightning's.
+        batches: of one epoch on this process.
+    """
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    total = per_epoch * trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else trainer.max_steps
+    return (min(total, trainer.max_steps) if trainer.max_steps > 0 else total), per_epoch
+
+
 def build_schedule(optimizer: Optimizer, options: Mapping[str, Any], total: int, per_epoch: int) -> LRScheduler:
     """A schedule that steps after every optimiser step.
 
@@ -90,6 +108,4 @@ def build_schedule(optimizer: Optimizer, options: Mapping[str, Any], total: int,
     if kind == "constant":
         return LambdaLR(optimizer, lambda iteration: 1.0)
     milestones: Sequence[int] = rest.pop("milestones", (8, 11))
-    return LambdaLR(
-        optimizer, lambda i: warmup_multistep(i, steps_per_epoch=per_epoch, milestones=milestones, **rest)
-    )
+    return LambdaLR(optimizer, lambda i: warmup_multistep(i, steps_per_epoch=per_epoch, milestones=milestones, **rest))

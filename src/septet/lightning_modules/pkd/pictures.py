@@ -47,7 +47,9 @@ def draw_boxes(
         colour = colour_of(labels[row["category_id"]])
         pen.rectangle((x, y + strip, x + max(w, 1), y + max(h, 1) + strip), outline=colour, width=2)
         score = f" {row['score']:.2f}" if "score" in row else ""
-        pen.text((x + 2, y + strip), f"{names[row['category_id']]}{score}", fill=colour)
+        text, corner = f"{names[row['category_id']]}{score}", (x + 2, y + strip + 1)
+        pen.rectangle(pen.textbbox(corner, text), fill=colour)
+        pen.text(corner, text, fill=(255, 255, 255))
     return np.asarray(canvas)
 
 
@@ -119,7 +121,9 @@ class PictureBook:
         panels = []
         for path, sides in rows:
             image = read_image(path)
-            panels.append(np.concatenate([draw_boxes(image, boxes, names, side) for side, boxes in sides.items()], axis=1))
+            panels.append(
+                np.concatenate([draw_boxes(image, boxes, names, side) for side, boxes in sides.items()], axis=1)
+            )
         self.module.save_picture(f"{stage}_boxes", _column(panels))
 
 

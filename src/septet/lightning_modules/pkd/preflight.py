@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -174,7 +175,7 @@ def _first_batch(module: Any, data: Any, out: PreflightReport) -> None:
             r = float(pearson_r(s.float(), t.float()).mean()) if s.shape == t.shape else None
             own, det = _norm(value, s), _norm(total, s)
             ratio = own / det if own is not None and det else None
-            reports.append(LevelReport((a, b), float(value), r, _dead(s), _dead(t), ratio))
+            reports.append(LevelReport((a, b), float(value.detach()), r, _dead(s), _dead(t), ratio))
         out.levels[f"{i}:{spec.method}"] = reports
         _warn_levels(spec.method, reports, out)
 
@@ -187,7 +188,7 @@ def _warn_levels(method: str, reports: list[LevelReport], out: PreflightReport) 
                     f"{method} level {level.pair}: {share:.0%} of the {side}'s channels are nearly constant "
                     f"(std < {_DEAD_STD:g}); consider min_std"
                 )
-        if not level.loss == level.loss:
+        if math.isnan(level.loss):
             out.errors.append(f"{method} level {level.pair}: the first batch's loss is not a number")
 
 
@@ -207,6 +208,7 @@ def preflight(module: Any, datamodule: Any, images: int = 16) -> PreflightReport
     """
     module.configure_model()
     out = PreflightReport(images=min(images, len(datamodule.datasets["val"])))
+    out.student_load = _counts(module.student_report)
     with _untouched(module):
         for name in {spec.student_tap for spec in module.loss_specs}:
             geometry = probe(module.student, name)
@@ -216,5 +218,3 @@ def preflight(module: Any, datamodule: Any, images: int = 16) -> PreflightReport
         if not out.errors and module.loss_specs:
             _first_batch(module, datamodule, out)
     return out
-
-

@@ -45,9 +45,9 @@ class Teacher:
         self.normalisation = Normalisation.of(self.model.data_preprocessor)
         self.tap = Tap(self.model, tap)
         self.set_mode()
-        self._extract = self.model.extract_feat
+        self._extract: Any = self.model.extract_feat
         if spec.compile:
-            self._extract = torch.compile(self.model.extract_feat, dynamic=True)
+            self._extract = torch.compile(self._extract, dynamic=True)  # type: ignore[arg-type]
 
     def set_mode(self) -> None:
         """Eval mode; with ``mode: mmrazor`` only batch norm, the rest (drop path ...) trains on as there."""

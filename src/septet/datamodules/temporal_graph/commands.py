@@ -1,0 +1,140 @@
+"""``septet data verify|fetch|prepare|generate temporal_graph``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from septet.datamodules.temporal_graph.events import EventStream
+from septet.datamodules.temporal_graph.readers import FORMATS, read_events
+from septet.datamodules.temporal_graph.sources import SOURCES, check_sum, sha256, source
+from septet.datamodules.temporal_graph.splits import dyglib_split
+from septet.datamodules.temporal_graph.synthetic import powerlaw_events, synthetic_events
+
+
+def main(action: str, argv: Sequence[str]) -> int:
+    """Run one action; errors of the user are ValueError or FileNotFoundError."""
+    actions: dict[str, Callable[[argparse.ArgumentParser, Sequence[str]], int]] = {
+        "verify": _verify,
+        "fetch": _fetch,
+        "prepare": _prepare,
+        "generate": _generate,
+    }
+    if action not in actions:
+        raise ValueError(f"unknown action {action!r}: choose one of {', '.join(actions)}")
+    return actions[action](argparse.ArgumentParser(prog=f"septet data {action} temporal_graph"), argv)
+
+
+def save_npz(stream: EventStream, path: Path) -> None:
+    """Write src, dst, t (and label) as an uncompressed archive that ``read_events`` reads."""
+    narrow = np.int32 if stream.nodes < 2**31 else np.int64
+    columns: dict[str, Any] = {
+        "src": stream.src.numpy().astype(narrow),
+        "dst": stream.dst.numpy().astype(narrow),
+        "t": stream.time.numpy(),
+    }
+    if stream.label is not None:
+        columns["label"] = stream.label.numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **columns)
+
+
+def describe(stream: EventStream) -> str:
+    """One line of counts."""
+    nodes = len(torch.unique(torch.cat([stream.src, stream.dst])))
+    tied = int((stream.time[1:] == stream.time[:-1]).sum())
+    loops = int((stream.src == stream.dst).sum())
+    return (
+        f"{stream.name or 'stream'}: {len(stream):,} events, {nodes:,} nodes (largest id {stream.nodes:,}), "
+        f"{loops:,} self-events, {tied:,} share the time before, times {stream.time[0]} .. {stream.time[-1]}"
+    )
+
+
+def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Sums of known files and the rules of every stream."""
+    parser.add_argument("paths", nargs="+", type=Path, help="event files, or a folder of them")
+    options = parser.parse_args(argv)
+    known = {s.file: s.sha256 for s in SOURCES.values() if s.sha256}
+    known |= {f"{name}.npz": s.archive_sha256 for name, s in SOURCES.items() if s.archive_sha256}
+    files = [f for p in options.paths for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+    for path in files:
+        if path.suffix in (".npz", ".gz", ".csv", ".txt", ".parquet"):
+            stream = read_events(path)
+            if path.name in known:
+                check_sum(path, known[path.name])
+            splits = dyglib_split(stream)
+            sizes = "/".join(f"{len(part):,}" for part in splits[:5])
+            print(f"{describe(stream)}\n  sum {'as recorded' if path.name in known else 'not recorded'}; split {sizes}")
+    return 0
+
+
+def _fetch(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Download from the user's URL, or say where the set is published."""
+    parser.add_argument("name", help=f"of {', '.join(SOURCES)}")
+    parser.add_argument("--url", help="address of the file; none is built in")
+    parser.add_argument("--out", type=Path, default=Path("data/temporal_graph"))
+    parser.add_argument("--sha256", help="expected sum; default the recorded one")
+    options = parser.parse_args(argv)
+    entry = source(options.name)
+    if options.url is None:
+        print(f"{options.name}: published by {entry.where}; file {entry.file}")
+        print(f"  expected sha256 {entry.sha256 or 'unknown'}{'; ' + entry.note if entry.note else ''}")
+        print(f"  then: septet data fetch temporal_graph {options.name} --url URL")
+        return 0
+    target = options.out / entry.file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".part")
+    with urllib.request.urlopen(options.url) as response, partial.open("wb") as file:
+        shutil.copyfileobj(response, file)
+    expected = options.sha256 or entry.sha256
+    if expected:
+        check_sum(partial, expected)
+    partial.replace(target)
+    print(f"{target}: sha256 {sha256(target)}{'' if expected else ' (no expected sum is recorded)'}")
+    return 0
+
+
+def _prepare(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Convert an event file into the archive that configs read."""
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
+    parser.add_argument("--format", default="auto", choices=FORMATS)
+    parser.add_argument("--sha256", help="expected sum of the input")
+    parser.add_argument("--id-base", type=int, choices=(0, 1))
+    parser.add_argument("--compact", action="store_true", help="number the ids anew, without gaps")
+    parser.add_argument("--relative-time", action="store_true", help="subtract the first time")
+    options = parser.parse_args(argv)
+    if options.sha256:
+        check_sum(options.path, options.sha256)
+    stream = read_events(
+        options.path,
+        options.format,
+        id_base=options.id_base,
+        compact=options.compact,
+        relative_time=options.relative_time,
+    )
+    save_npz(stream, options.out)
+    print(f"{describe(stream)}\n  {options.out}: sha256 {sha256(options.out)}")
+    return 0
+
+
+def _generate(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Write a seeded synthetic stream."""
+    parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
+    parser.add_argument("--kind", choices=("synthetic", "powerlaw"), default="synthetic")
+    parser.add_argument("--nodes", type=int, default=600)
+    parser.add_argument("--events", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    make = synthetic_events if options.kind == "synthetic" else powerlaw_events
+    stream = make(options.nodes, options.events, options.seed)
+    save_npz(stream, options.out)
+    print(f"{describe(stream)}\n  {options.out}: sha256 {sha256(options.out)}")
+    return 0

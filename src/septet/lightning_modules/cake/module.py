@@ -1,0 +1,341 @@
+"""Long-context evaluation under eviction policies, and training of the small built-in model."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, ClassVar, Self
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+
+from septet.kernels.policies import FullCache, Policy, build_policy, policy_spec, with_capacity
+from septet.lightning_modules.cake.evaluation import Cell, fed_cells, generated_cells, labels_of, with_reference
+from septet.lightning_modules.cake.grid import CellFile, Progress, fingerprint
+from septet.lightning_modules.cake.metrics import NeedleGrid, score_answer
+from septet.lightning_modules.cake.model import CausalLM, DecoderConfig
+from septet.lightning_modules.cake.pictures import accuracy_against_bytes, needle_heat_map, stage_budgets
+from septet.lightning_modules.cake.pretrained import load_pretrained
+from septet.lightning_modules.task import Task
+
+VALUES = ("accuracy", "kl", "recall", "kv_bytes", "peak_bytes", "tokens_per_s", "prefill_s")
+
+
+class LongContextModule(Task):
+    """Train a small decoder on answer tokens; test every (policy, capacity) cell on long prompts.
+
+    Logged: ``val/accuracy`` (full cache) and, per cell, ``test/<policy>-<C>/accuracy``, ``kl`` (to the full cache), ``recall`` (attention
+    mass kept), ``kv_bytes``, ``peak_bytes``, ``tokens_per_s``, ``prefill_s`` (scoring and trimming). With several context lengths the accuracy
+    is also logged as ``accuracy_<length>``.
+
+    Args:
+        config: shape of the built-in model; None with ``pretrained``.
+        policies: names, mappings ``{name: cake, tau1: 1.6}`` or ``Policy`` objects.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        warmup_steps: linear warm-up.
+        capacities: budgets; each policy with a capacity is evaluated at all of them.
+        pretrained: a local model instead of ``config``: folder, folder with one GGUF, or "smollm2".
+        cells_file: where finished cells are kept; default ``cells.jsonl`` in the run directory. Name an old file to go on with it.
+        seed: of the weights (the data has its own).
+
+    Raises:
+        ValueError: neither or both of config and pretrained; an unknown policy or option; no policy.
+    """
+
+    monitor: ClassVar[str] = "val/accuracy"
+    mode: ClassVar[str] = "max"
+
+    def __init__(
+        self,
+        config: DecoderConfig | None = None,
+        policies: Sequence[Any] = (FullCache(),),
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 100,
+        capacities: list[int] | None = None,
+        pretrained: str | None = None,
+        cells_file: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(config, Mapping):
+            config = DecoderConfig(**config)
+        if (config is None) == (pretrained is None):
+            raise ValueError("give either config (a built-in model) or pretrained (a local one), not both or neither")
+        built = [build_policy(policy) for policy in policies]
+        if not built:
+            raise ValueError("policies is empty; name at least one, for example [full]")
+        self.save_hyperparameters(
+            {
+                "config": None if config is None else _plain(asdict(config)),
+                "policies": [policy_spec(policy) for policy in built],
+                "learning_rate": learning_rate,
+                "weight_decay": weight_decay,
+                "warmup_steps": warmup_steps,
+                "capacities": capacities,
+                "pretrained": pretrained,
+                "cells_file": cells_file,
+                "seed": seed,
+            }
+        )
+        self.config, self.pretrained, self.cells_file, self.seed = config, pretrained, cells_file, seed
+        self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
+        self.policies = with_reference(_at_capacities(built, capacities))
+        self.labels = labels_of(self.policies)
+        self.model: CausalLM | None = None  # type: ignore[assignment]
+        self._grids = {label: NeedleGrid() for label in self.labels}
+        self._results: dict[str, list[dict[str, Any]]] = {}
+        self._timed: set[int] = set()
+
+    @classmethod
+    def from_hf(cls, path: str, **kwargs: Any) -> Self:
+        """A module around local Llama, Mistral or Qwen2 weights; ``.model`` is ready.
+
+        Args:
+            path: a folder, a folder with one ``.gguf``, or "smollm2".
+            **kwargs: of the constructor.
+        """
+        module = cls(pretrained=path, **kwargs)
+        module.configure_model()
+        return module
+
+    def configure_metrics(self) -> None:
+        """Means over an epoch."""
+        self.train_accuracy, self.val_accuracy = MeanMetric(), MeanMetric()
+
+    def configure_model(self) -> None:
+        """Build or load the model once."""
+        if self.model is not None:
+            return
+        if self.pretrained is not None:
+            self.model = load_pretrained(self.pretrained)
+            return
+        assert self.config is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.model = CausalLM(self.config)
+
+    @property
+    def net(self) -> CausalLM:
+        """The model after ``configure_model``."""
+        if self.model is None:
+            self.configure_model()
+        assert self.model is not None
+        return self.model
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def _answers(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Logits and labels of the answer positions: ``(n, V)`` and ``(n,)``."""
+        logits = self.net(batch["input_ids"], attention_mask=batch["attention_mask"])[:, :-1]
+        labels = batch["labels"][:, 1:]
+        chosen = labels >= 0
+        return logits[chosen], labels[chosen]
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Cross-entropy of the answer tokens."""
+        logits, labels = self._answers(batch)
+        loss = F.cross_entropy(logits, labels)
+        self.train_accuracy.update((logits.argmax(-1) == labels).float())
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Let the data's curriculum judge the epoch; stop when its last stage is passed."""
+        accuracy = float(self.train_accuracy.compute())
+        self.train_accuracy.reset()
+        self.log("train/accuracy", accuracy)
+        data = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "advance"):
+            self.log("train/stage", float(getattr(data, "stage", 0)))
+            if data.advance(accuracy):
+                self.trainer.should_stop = True
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Answer tokens predicted right, the whole context visible."""
+        logits, labels = self._answers(batch)
+        self.val_accuracy.update((logits.argmax(-1) == labels).float())
+        self.log("val/accuracy", self.val_accuracy, batch_size=len(batch["input_ids"]))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW (betas 0.9, 0.95) with linear warm-up."""
+        optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
+        )
+        warmup = max(1, self.warmup_steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -- test -------------------------------------------------------------------------------------------------------
+
+    def on_test_start(self) -> None:
+        """Open the file of finished cells."""
+        self._results = {label: [] for label in self.labels}
+        self._timed = set()
+        for grid in self._grids.values():
+            grid.reset()
+        path = self.run_dir / "cells.jsonl" if self.cells_file is None else self.run_dir / self.cells_file
+        self._cells = CellFile(path)
+        data = getattr(self.trainer, "datamodule", None)
+        self._progress = Progress(int(getattr(data, "num_test_rows", 0)))
+        self._model_key = self._fingerprint()
+
+    def _fingerprint(self) -> str:
+        """Distinguishes weights in the names of cells."""
+        weight = self.net.layers[0].self_attn.q_proj.weight
+        assert isinstance(weight, Tensor)
+        return f"{float(weight.double().sum()):.10e}/{float(weight.double().abs().sum()):.10e}"
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Every prompt of the batch under every policy."""
+        computed = False
+        for row in range(len(batch["input_ids"])):
+            computed |= self._test_row(batch, row)
+        line = self._progress.step(len(batch["input_ids"]), computed)
+        if self._progress.total:
+            rank_zero_info(line)
+
+    def _test_row(self, batch: Mapping[str, Any], row: int) -> bool:
+        """One prompt; True if anything had to be computed."""
+        real = batch["attention_mask"][row].bool()
+        ids, labels = batch["input_ids"][row][real], batch["labels"][row][real]
+        names = [fingerprint(ids, policy, self._model_key) for policy in self.policies]
+        missing = [i for i, name in enumerate(names) if self._cells.get(name) is None]
+        if missing:
+            chosen = [0, *(i for i in missing if i)]
+            cells = self._evaluate(ids, labels, batch, row, [self.policies[i] for i in chosen])
+            for i, cell in zip(chosen, cells, strict=True):
+                self._cells.add(names[i], self._row(cell, batch, row, self.labels[i]))
+        for label, name in zip(self.labels, names, strict=True):
+            result = self._cells.cells[name]
+            self._results[label].append(result)
+            if result["depth"] is not None:
+                values = (result["depth"], result["length"], result["accuracy"])
+                self._grids[label].update(*(torch.tensor([float(v)], dtype=torch.float64) for v in values))
+        return bool(missing)
+
+    def _evaluate(
+        self, ids: Tensor, labels: Tensor, batch: Mapping[str, Any], row: int, policies: Sequence[Policy]
+    ) -> list[Cell]:
+        if not batch["max_new_tokens"]:
+            return fed_cells(self.net, ids, labels, policies)
+        answer = torch.nonzero(labels >= 0).flatten()
+        prompt = ids[: int(answer[0])] if len(answer) else ids
+        length = int(batch["length"][row])
+        timed = length not in self._timed
+        self._timed.add(length)
+        return generated_cells(self.net, prompt, policies, batch["max_new_tokens"], self._stop_ids(), timed)
+
+    def _stop_ids(self) -> tuple[int, ...]:
+        data = getattr(self.trainer, "datamodule", None)
+        return tuple(getattr(data, "stop_ids", ()))
+
+    def _row(self, cell: Cell, batch: Mapping[str, Any], row: int, label: str) -> dict[str, Any]:
+        """A finished cell as it is stored: score and answer text included."""
+        answer, accuracy = "", cell.hits
+        if batch["max_new_tokens"]:
+            answer = self.trainer.datamodule.decode(cell.tokens)  # type: ignore[attr-defined]
+            accuracy = score_answer(batch["task"][row], answer, batch["answers"][row], batch["all_classes"][row])
+        depth = float(batch["depth"][row])
+        stored = {key: value for key, value in cell.as_dict().items() if key not in ("policy", "tokens", "hits")}
+        return {
+            "policy": label,
+            "sample": batch["sample"][row],
+            "length": int(batch["length"][row]),
+            "depth": None if math.isnan(depth) else depth,
+            "accuracy": accuracy,
+            "answer": answer,
+            **{key: None if isinstance(v, float) and math.isnan(v) else v for key, v in stored.items()},
+        }
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means and draw the pictures."""
+        table: dict[str, dict[str, float]] = {}
+        for label, rows in self._results.items():
+            table[label] = {name: _mean([row[name] for row in rows]) for name in VALUES}
+            lengths = sorted({row["length"] for row in rows})
+            for length in lengths if len(lengths) > 1 else []:
+                chosen = [row["accuracy"] for row in rows if row["length"] == length]
+                table[label][f"accuracy_{length}"] = _mean(chosen)
+        for label, values in table.items():
+            for name, value in values.items():
+                if not math.isnan(value):
+                    self.log(f"test/{label}/{name}", value)
+        self._pictures(table)
+
+    def _pictures(self, table: Mapping[str, Mapping[str, float]]) -> None:
+        if not any(self._results.values()):
+            return
+        self.save_picture("accuracy_against_bytes", accuracy_against_bytes(table))
+        for label, grid in self._grids.items():
+            if len(grid.rows):  # type: ignore[arg-type]
+                matrix, lengths = grid.compute()
+                self.save_picture(f"needle_{label}", needle_heat_map(matrix, lengths, label))
+
+    def draw_stages(self, ids: Tensor, policy: Policy, name: str = "stage_budgets") -> None:
+        """Save the budget of each layer over the cascade's stages for one prompt ``(T,)``."""
+        cache = self.net.new_cache(policy)
+        with torch.no_grad():
+            self.net(ids[None], cache=cache, last_only=True)
+        self.save_picture(name, stage_budgets(cache, policy.label))
+
+    # -- predict ----------------------------------------------------------------------------------------------------
+
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """One answer row per prompt and policy."""
+        out = []
+        for row in range(len(batch["input_ids"])):
+            ids = batch["input_ids"][row][batch["attention_mask"][row].bool()]
+            labels = batch["labels"][row][batch["attention_mask"][row].bool()]
+            answer = torch.nonzero(labels >= 0).flatten()
+            prompt = ids[: int(answer[0])] if len(answer) else ids
+            count = batch["max_new_tokens"] or 16
+            for cell in generated_cells(self.net, prompt, self.policies, count, self._stop_ids()):
+                text = self.trainer.datamodule.decode(cell.tokens)  # type: ignore[attr-defined]
+                out.append(
+                    {
+                        "sample": batch["sample"][row],
+                        "policy": cell.policy,
+                        "answer": text,
+                        "prompt_tokens": len(prompt),
+                        "kv_bytes": cell.kv_bytes,
+                        "kl": cell.kl,
+                    }
+                )
+        return out
+
+    def record_fields(self) -> dict[str, Any]:
+        """Model and protocol blocks of the record."""
+        shape = self.net.config
+        name = self.pretrained or f"decoder-{shape.n_layers}x{shape.hidden_size}"
+        params = sum(p.numel() for p in self.net.parameters())
+        return {
+            "model": {"name": name.rstrip("/").rsplit("/", 1)[-1], "family": "kv-eviction", "params": params},
+            "protocol": {"policies": self.labels, "compression": "after the prompt, question included"},
+        }
+
+
+def _at_capacities(policies: Sequence[Policy], capacities: Sequence[int] | None) -> list[Policy]:
+    """Each policy at each capacity; those without one once."""
+    if not capacities:
+        return list(policies)
+    out: list[Policy] = []
+    for policy in policies:
+        for capacity in capacities:
+            sized = with_capacity(policy, capacity)
+            if sized not in out:
+                out.append(sized)
+    return out
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def _plain(shape: dict[str, Any]) -> dict[str, Any]:
+    scaling = shape.get("rope_scaling")
+    return {**shape, "rope_scaling": None if scaling is None else dict(scaling)}
