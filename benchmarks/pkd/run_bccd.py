@@ -1,7 +1,8 @@
 """Train the BCCD cases and write their AP after every epoch: python benchmarks/pkd/run_bccd.py OUT.json CASE[:seed] ...
 
 CASE is the stem of a file in configs/pkd. ``CASE~scaled`` is the control of the paper's point: each teacher channel is
-multiplied by 10^U(-2, 2) before the loss sees it. ``CASE@8`` trains 8 epochs. Rows are appended as they finish.
+multiplied by 10^U(-2, 2) before the loss sees it. ``CASE@8`` trains 8 epochs, ``CASE+cache`` reads the teacher's maps
+from a feature cache after they were first computed. Rows are appended as they finish.
 """
 
 import importlib
@@ -59,6 +60,7 @@ def build(spec: dict[str, Any]) -> Any:
 def run(case: str, seed: int) -> dict[str, Any]:
     """One training run."""
     name, _, epochs = case.partition("@")
+    name, _, cache = name.partition("+")
     name, _, control = name.partition("~")
     path = files("septet.configs") / "pkd" / f"{name}.yaml"
     config: Any = OmegaConf.to_container(OmegaConf.create(path.read_text()), resolve=True)
@@ -72,6 +74,7 @@ def run(case: str, seed: int) -> dict[str, Any]:
     clock = Clock()
     options = {**config["trainer"], **({"max_epochs": int(epochs)} if epochs else {})}
     with tempfile.TemporaryDirectory() as folder:
+        module.cache = f"{folder}/cache" if cache else None
         trainer = Trainer(
             default_root_dir=folder, logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, num_sanity_val_steps=0, callbacks=[clock], **options,

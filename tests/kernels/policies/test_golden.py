@@ -1,8 +1,10 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from tests.support.paths import golden
 
 from septet.kernels.policies import (
     CAKE,
@@ -19,7 +21,6 @@ from septet.kernels.policies import (
     window_stats,
 )
 from septet.kernels.policies.scores import group_reduce, pool
-from tests.support.paths import golden
 
 FILES = ["mha", "gqa_llama31", "cap", "short"]
 
@@ -135,6 +136,6 @@ def test_adakv(name, floor):
     for layer in range(meta["L"]):
         prefix = f"adakv_floor{floor}"
         ends = data[f"{prefix}_cuklen_l{layer}"]
-        parts = [data[f"{prefix}_flat_l{layer}"][a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        parts = [data[f"{prefix}_flat_l{layer}"][a:b] for a, b in pairwise(ends)]
         assert [len(kept) for kept in result.kept[layer][0]] == data[f"{prefix}_headlens_l{layer}"].tolist()
         assert same_sets(parts, result.kept[layer][0])

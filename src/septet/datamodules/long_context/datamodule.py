@@ -17,14 +17,16 @@ from septet.datamodules.resume import ResumableBatches, ResumableLoader
 
 TASKS = ("recall", "needle", "ruler_jsonl", "longbench_jsonl")
 Batch = dict[str, Any]
+_BLANK: Batch = {"depth": float("nan"), "answers": (), "prefix": "", "all_classes": (), "max_new_tokens": 0}
 
 
 class LongContextText(LightningDataModule):
     """Prompts, answers and where the needle lies.
 
-    Batch: ``input_ids`` (B, T) prompt and answer, left padded; ``labels`` (B, T) with -100 off the answer; ``attention_mask`` (B, T);
-    ``depth`` (B,); ``answers`` list of tuples; further ``task``, ``length`` (nominal), ``prefix``, ``sample`` (a stable name),
-    ``all_classes`` and ``max_new_tokens`` (0: the labels are scored with the answers fed, else the answer is generated).
+    Batch: ``input_ids`` (B, T) prompt and answer, left padded; ``labels`` (B, T) with -100 off the answer;
+    ``attention_mask`` (B, T); ``depth`` (B,); ``answers`` list of tuples; further ``task``, ``length`` (nominal),
+    ``prefix``, ``sample`` (a stable name), ``all_classes`` and ``max_new_tokens`` (0: the labels are scored with the
+    answers fed, else the answer is generated).
 
     Args:
         task: "recall", "needle", "ruler_jsonl" or "longbench_jsonl".
@@ -154,10 +156,8 @@ class LongContextText(LightningDataModule):
 
     def _recall_row(self, length: int, index: int, seed: int) -> Batch:
         ids, labels = recall.evaluation_row(index, length, self.n_questions, seed, self.listed)
-        return {
-            "ids": ids, "labels": labels, "depth": float("nan"), "answers": (), "task": "recall", "length": length, "prefix": "",
-            "sample": f"recall/{length}/{seed}/{index}", "all_classes": (), "max_new_tokens": 0,
-        }  # fmt: skip
+        name = f"recall/{length}/{seed}/{index}"
+        return {**_BLANK, "ids": ids, "labels": labels, "task": "recall", "length": length, "sample": name}
 
     def _samples(self, length: int, seed: int) -> list[Sample]:
         if self.task != "needle":
@@ -165,13 +165,29 @@ class LongContextText(LightningDataModule):
                 raise ValueError(f"task {self.task!r} needs root: the path of its .jsonl file")
             read = read_ruler if self.task == "ruler_jsonl" else read_longbench
             return read(self.root, limit=self.num_samples)
-        characters = self._characters(length, seed)
-        return [self._needle(sample) for sample in self._generate(self.num_samples, characters, seed)]
+        return self._needles(self.num_samples, length, seed)
+
+    def _needles(self, count: int, length: int, seed: int) -> list[Sample]:
+        """Needle prompts of at most ``length`` tokens each."""
+        characters = self._characters(length, self.seed)
+        while True:
+            samples = [self._needle(sample) for sample in self._generate(count, characters, seed)]
+            over = max((len(self._prompt_ids(sample)) for sample in samples), default=0) - length
+            if over <= 0:
+                return samples
+            characters -= over
 
     def _generate(self, count: int, characters: int, seed: int) -> list[Any]:
         return needle_samples(
-            count, length=characters, haystack=self.haystack, needle=self.needle, depth=self.depths, n_pairs=self.n_pairs, seed=seed, text=self._text()
-        )  # fmt: skip
+            count,
+            length=characters,
+            haystack=self.haystack,
+            needle=self.needle,
+            depth=self.depths,
+            n_pairs=self.n_pairs,
+            seed=seed,
+            text=self._text(),
+        )
 
     def _needle(self, sample: Any) -> Sample:
         prefix = self.answer_prefix.format(key=sample.key, type=self.needle[:-1])
@@ -211,11 +227,18 @@ class LongContextText(LightningDataModule):
         labels = torch.full_like(ids, recall.IGNORE)
         labels[len(prompt) :] = ids[len(prompt) :]
         return {
-            "ids": ids, "labels": labels, "depth": sample.depth, "answers": sample.answers, "task": sample.task,
-            "length": length or len(prompt), "prefix": sample.prefix, "sample": f"{sample.task}/{length}/{self.seed}/{index}",
+            **_BLANK,
+            "ids": ids,
+            "labels": labels,
+            "depth": sample.depth,
+            "answers": sample.answers,
+            "task": sample.task,
+            "length": length or len(prompt),
+            "prefix": sample.prefix,
+            "sample": f"{sample.task}/{length}/{self.seed}/{index}",
             "all_classes": sample.all_classes,
             "max_new_tokens": self.max_new_tokens or sample.max_new_tokens or (len(answer) + 4 if answer else 64),
-        }  # fmt: skip
+        }
 
     def _cut(self, ids: list[int], length: int) -> list[int]:
         """Drop the middle of a prompt that is too long (LongBench's rule), with one warning."""
@@ -279,8 +302,7 @@ class LongContextText(LightningDataModule):
         if self.task == "recall":
             return dict(recall.training_batch(self.stage, epoch, index, self.seed))
         seed = (self.seed + 1) * 7_919 + epoch * self.steps_per_epoch + index
-        characters = self._characters(self.lengths[0], self.seed)
-        samples = [self._needle(s) for s in self._generate(self.batch_size, characters, seed)]
+        samples = self._needles(self.batch_size, self.lengths[0], seed)
         return self.collate([self._row(s, self.lengths[0], i) for i, s in enumerate(samples)])
 
     # -- record -----------------------------------------------------------------------------------------------------

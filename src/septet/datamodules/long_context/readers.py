@@ -67,7 +67,7 @@ def _field(row: dict[str, Any], name: str, path: Path, number: int) -> Any:
 def read_ruler(path: str | Path, limit: int | None = None) -> list[Sample]:
     """RULER's own JSONL (fields input, outputs); the prompt already ends with the start of the answer."""
     file = Path(path)
-    samples = []
+    samples: list[Sample] = []
     for number, row in read_jsonl(file):
         if limit is not None and len(samples) >= limit:
             break
@@ -95,7 +95,8 @@ def read_longbench(path: str | Path, config: str | Path | None = None, limit: in
 
     Args:
         path: ``<set>.jsonl``; the name of the set comes from the field "dataset", else from the file.
-        config: folder of ``dataset2prompt.json`` and ``dataset2maxlen.json``; default: ``longbench_config`` beside the data.
+        config: folder of ``dataset2prompt.json`` and ``dataset2maxlen.json``; default: ``longbench_config`` beside the
+            data.
         limit: first rows only.
 
     Raises:
@@ -104,7 +105,7 @@ def read_longbench(path: str | Path, config: str | Path | None = None, limit: in
     file = Path(path)
     folder = Path(config) if config is not None else file.parent.parent / "longbench_config"
     templates, lengths = _config(folder / "dataset2prompt.json"), _config(folder / "dataset2maxlen.json")
-    samples = []
+    samples: list[Sample] = []
     for number, row in read_jsonl(file):
         if limit is not None and len(samples) >= limit:
             break
@@ -146,11 +147,11 @@ def read_prompts(path: str | Path) -> list[Sample]:
         return [Sample(text, (), "prompt")]
     samples = []
     for number, row in read_jsonl(file):
-        text = row.get("prompt", row.get("input"))
-        if not isinstance(text, str) or not text:
+        prompt = row.get("prompt", row.get("input"))
+        if not isinstance(prompt, str) or not prompt:
             raise ValueError(f"{file}, line {number}: the field 'prompt' is missing or no text")
         answers = row.get("answers", row.get("outputs", ()))
-        samples.append(Sample(text, tuple(str(a) for a in answers), "prompt"))
+        samples.append(Sample(prompt, tuple(str(a) for a in answers), "prompt"))
     if not samples:
         warnings.warn(f"{file} holds no prompt", stacklevel=2)
     return samples

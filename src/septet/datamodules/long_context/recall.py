@@ -46,7 +46,10 @@ def _pairs(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def repeated_pairs(stage: Stage, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """``key value key value ...`` with repetitions; the loss is on the value of every key seen before, ``(T,)`` each."""
+    """``key value key value ...`` with repetitions.
+
+    The loss is on the value of every key seen before, ``(T,)`` each.
+    """
     keys, values = _pairs(stage.n_pairs, generator)
     drawn = torch.randint(stage.n_pairs, (stage.length // 2,), generator=generator)
     ids = torch.stack([keys[drawn], values[drawn]], 1).flatten()
@@ -59,7 +62,10 @@ def repeated_pairs(stage: Stage, generator: torch.Generator) -> tuple[Tensor, Te
 def haystack_questions(
     length: int, n_pairs: int, n_questions: int, generator: torch.Generator, listed: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Noise with pairs at even offsets, the asked keys as a list, then ``Q key value`` in another order, ``(T,)`` each."""
+    """Noise with pairs at even offsets, the asked keys as a list.
+
+    Then ``Q key value`` in another order, ``(T,)`` each.
+    """
     keys, values = _pairs(n_pairs, generator)
     context = length - n_questions * (4 if listed else 3)
     ids = torch.randint(N_NOISE, (context,), generator=generator)

@@ -1,5 +1,6 @@
 """Needles in a haystack, in RULER's wording (arXiv 2404.06654), from a seed."""
 
+import itertools
 import random
 import re
 import uuid
@@ -15,8 +16,24 @@ NOISE = (
     "Here we go.",
     "There and back again.",
 )
-ADJECTIVES = ["amber", "ancient", "bitter", "bold", "brave", "brisk", "calm", "clever", "coral", "crimson", "curious", "daring", "distant", "eager", "early", "earnest", "fabled", "faint", "fearless", "fierce", "gentle", "gilded", "golden", "grand", "hollow", "humble", "idle", "ivory", "jolly", "keen", "lively", "lonely", "lucid", "mellow", "merry", "mighty", "misty", "modest", "noble", "pale", "patient", "placid", "proud", "quiet", "rapid", "restless", "rugged", "rustic", "sacred", "scarlet", "secret", "serene", "silent", "silver", "sincere", "slender", "solemn", "stormy", "sturdy", "subtle", "tender", "tranquil", "vivid", "wandering", "wistful", "zealous"]
-NOUNS = ["acorn", "anchor", "anvil", "arrow", "badge", "banner", "barrel", "basin", "beacon", "bridge", "bronze", "candle", "canyon", "castle", "cedar", "cellar", "chapel", "cliff", "clock", "comet", "copper", "cradle", "creek", "crown", "dagger", "desert", "dragon", "ember", "engine", "falcon", "feather", "fiddle", "forest", "fountain", "garden", "glacier", "hammer", "harbor", "harvest", "island", "jungle", "kettle", "ladder", "lantern", "ledger", "lighthouse", "magnet", "meadow", "mirror", "mountain", "orchard", "parade", "pebble", "pillow", "planet", "prairie", "pulley", "quarry", "raven", "ribbon", "saddle", "shelter", "shovel", "thimble", "valley", "violin", "walnut", "whistle"]
+ADJECTIVES = (
+    "amber", "ancient", "bitter", "bold", "brave", "brisk", "calm", "clever", "coral", "crimson", "curious",
+    "daring", "distant", "eager", "early", "earnest", "fabled", "faint", "fearless", "fierce", "gentle", "gilded",
+    "golden", "grand", "hollow", "humble", "idle", "ivory", "jolly", "keen", "lively", "lonely", "lucid", "mellow",
+    "merry", "mighty", "misty", "modest", "noble", "pale", "patient", "placid", "proud", "quiet", "rapid",
+    "restless", "rugged", "rustic", "sacred", "scarlet", "secret", "serene", "silent", "silver", "sincere",
+    "slender", "solemn", "stormy", "sturdy", "subtle", "tender", "tranquil", "vivid", "wandering", "wistful",
+    "zealous",
+)  # fmt: skip
+NOUNS = (
+    "acorn", "anchor", "anvil", "arrow", "badge", "banner", "barrel", "basin", "beacon", "bridge", "bronze",
+    "candle", "canyon", "castle", "cedar", "cellar", "chapel", "cliff", "clock", "comet", "copper", "cradle",
+    "creek", "crown", "dagger", "desert", "dragon", "ember", "engine", "falcon", "feather", "fiddle", "forest",
+    "fountain", "garden", "glacier", "hammer", "harbor", "harvest", "island", "jungle", "kettle", "ladder",
+    "lantern", "ledger", "lighthouse", "magnet", "meadow", "mirror", "mountain", "orchard", "parade", "pebble",
+    "pillow", "planet", "prairie", "pulley", "quarry", "raven", "ribbon", "saddle", "shelter", "shovel", "thimble",
+    "valley", "violin", "walnut", "whistle",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,7 +89,8 @@ def needle_samples(
         The samples.
 
     Raises:
-        ValueError: an unknown haystack or needle, a depth outside [0, 1], needles longer than the length, "text" without text.
+        ValueError: an unknown haystack or needle, a depth outside [0, 1], needles longer than the length, "text"
+            without text.
     """
     if haystack not in HAYSTACKS:
         raise ValueError(f"unknown haystack {haystack!r}; choose one of {', '.join(HAYSTACKS)}")
@@ -162,7 +180,7 @@ def _sample(
         raise ValueError(
             f"{n_pairs} needles are longer than length = {length} characters; raise length or lower n_pairs"
         )
-    lines = _fill(_hay(rng, haystack, needle, draw, sentences), room, answer)
+    lines = _fill(_hay(rng, haystack, needle, draw, sentences), room, answer, length // 20)
     for other in others:
         lines.insert(rng.randrange(len(lines) + 1), other)
     _insert(lines, true, place * length)
@@ -176,21 +194,29 @@ def _sample(
     return NeedleSample(f"{intro}\n{context}\n{question}", context, question, answer, key, place)
 
 
-def _fill(line: Callable[[], str], room: int, answer: str) -> list[str]:
-    """Haystack lines that fit into ``room`` characters, one newline each; a line too long for the rest is cut at a word."""
+def _fill(line: Callable[[], str], room: int, answer: str, spare: int) -> list[str]:
+    """Haystack lines in ``room`` characters, one newline each; noise fills up what a longer line would leave empty.
+
+    Args:
+        line: source of the haystack.
+        room: characters to fill.
+        answer: must not occur.
+        spare: characters that may stay empty.
+    """
     lines: list[str] = []
-    while room > 1:
+    text = line()
+    while answer in text or len(text) + 1 <= room:
+        if answer not in text:
+            lines.append(text)
+            room -= len(text) + 1
         text = line()
-        if answer in text:
-            continue
-        if len(text) + 1 > room:
-            text = text[: room - 1].rsplit(" ", 1)[0] if room > 24 and len(text) > 200 else ""
-            if text:
-                lines.append(text)
-            break
-        lines.append(text)
-        room -= len(text) + 1
-    return lines
+    for text in itertools.cycle(NOISE):
+        if room <= spare or room < len(NOISE[3]) + 1:
+            return lines
+        if len(text) + 1 <= room:
+            lines.append(text)
+            room -= len(text) + 1
+    raise AssertionError("unreachable")
 
 
 def _insert(lines: list[str], true: str, target: float) -> None:

@@ -15,6 +15,7 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
+        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
@@ -26,9 +27,9 @@ class Tokenizer(Protocol):
 class ByteTokenizer:
     """UTF-8 bytes 0..255, then 256 = padding and 257 = end."""
 
-    vocab_size = 258
-    pad_id = 256
-    stop_ids = (257,)
+    vocab_size: int = 258
+    pad_id: int = 256
+    stop_ids: tuple[int, ...] = (257,)
 
     def encode(self, text: str) -> list[int]:
         """Bytes of the text."""
@@ -57,10 +58,10 @@ class PretrainedTokenizer:
             raise ImportError("cake needs the kv extra: pip install 'septet[kv]'") from error
         folder, gguf = locate(name)
         options: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
         self.vocab_size = len(self._tokenizer)
         eos = self._tokenizer.eos_token_id
-        self.stop_ids = () if eos is None else (int(eos),)
+        self.stop_ids: tuple[int, ...] = () if eos is None else (int(eos),)
         pad = self._tokenizer.pad_token_id
         self.pad_id = int(pad) if pad is not None else (int(eos) if eos is not None else 0)
 

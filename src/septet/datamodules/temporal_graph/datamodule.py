@@ -24,6 +24,7 @@ from septet.datamodules.temporal_graph.readers import FORMATS, read_events
 from septet.datamodules.temporal_graph.splits import Splits, dyglib_split, tgb_split
 from septet.datamodules.temporal_graph.structure import StructureSpec, StructureStates
 from septet.datamodules.temporal_graph.synthetic import powerlaw_events, synthetic_events
+from septet.datamodules.temporal_graph.tgb import Lists, hist_rnd_lists, listed_negatives, load_lists
 from septet.kernels.hashing import TemporalNeighborIndex
 
 GENERATORS: dict[str, Callable[..., EventStream]] = {"synthetic": synthetic_events, "powerlaw": powerlaw_events}
@@ -55,6 +56,7 @@ class TemporalGraphEvents(pl.LightningDataModule):
         generator: arguments of the generated sources, such as num_events.
         compact: number the ids of a file anew.
         length: sequence length when ``structure`` is None.
+        negative_lists: TGB's pickles, with ``{split}`` for val or test, 0-based ids; default: drawn by ``hist_rnd``.
 
     Raises:
         ValueError: see the fields; FileNotFoundError for a missing file.
@@ -77,6 +79,7 @@ class TemporalGraphEvents(pl.LightningDataModule):
         generator: dict[str, Any] | None = None,
         compact: bool = False,
         length: int = 20,
+        negative_lists: str | None = None,
     ) -> None:
         super().__init__()
         self.source, self.path, self.protocol, self.structure = source, path, protocol, structure
@@ -87,6 +90,7 @@ class TemporalGraphEvents(pl.LightningDataModule):
         self._check()
         self._stream: EventStream | None = None
         self._links: dict[str, Links] = {}
+        self.negative_lists, self._lists = negative_lists, dict[str, Lists]()
 
     def _check(self) -> None:
         """Raise ValueError for settings that can never work."""
@@ -191,6 +195,8 @@ class TemporalGraphEvents(pl.LightningDataModule):
     def _evaluation_negatives(self, part: str, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Negatives ``(E, K)``: from the whole stream, or for new-node parts from their own events."""
         stream = self.stream
+        if self.protocol == "tgb":
+            return self._listed_negatives(part, positions)
         pool = positions if part.startswith("new") else slice(None)
         end = self.splits.train if part.endswith("val") else self.splits.val
         sampler = NegativeSampler(
@@ -199,6 +205,19 @@ class TemporalGraphEvents(pl.LightningDataModule):
         )  # fmt: skip
         batch = stream.src[positions], stream.dst[positions], stream.time[positions]
         return batched_negatives(sampler, *batch, self.batch_size, self.num_negatives)
+
+    def _listed_negatives(self, part: str, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Negatives of TGB's fixed lists: those of ``negative_lists``, else drawn by its rule ``hist_rnd``."""
+        stage = part.removeprefix("new_")
+        if stage not in self._lists:
+            if self.negative_lists is None:
+                seed = SEEDS[stage]
+                self._lists[stage] = hist_rnd_lists(self.stream, self.splits, stage, self.num_negatives, seed)
+            else:
+                self._lists[stage] = load_lists(self.negative_lists.format(split=stage))
+        base = 1 if self.negative_lists is None else 0
+        events = (c[positions] for c in (self.stream.src, self.stream.dst, self.stream.time))
+        return listed_negatives(self._lists[stage], *events, id_base=base)
 
     def _evaluation_features(
         self, part: str, positions: Tensor, pair_src: Tensor, pair_dst: Tensor

@@ -30,15 +30,16 @@ def decode_attention(
         query: ``(B, H_q, 1, D)``; query head ``j`` reads KV head ``j // (H_q / H_kv)``.
         layer: cache of one layer, the new token's key and value appended.
         scale: of the logits; default ``D ** -0.5``.
-        backend: "auto", "reference", "sdpa" (packed; pads ragged lengths), "loop" (per head), "triton", "flash" (PyTorch's own flash
-            kernel for variable lengths, CUDA), "flash_attn" (the package) or "native" (if built).
+        backend: "auto", "reference", "sdpa" (packed; pads ragged lengths), "loop" (per head), "triton", "flash"
+            (PyTorch's own flash kernel for variable lengths, CUDA), "flash_attn" (the package) or "native" (if built).
         allow_empty: give zeros for heads that hold nothing here, instead of an error.
 
     Returns:
         ``(B, H_q, 1, D)`` in the query's dtype.
 
     Raises:
-        ValueError: heads that do not divide, more than one row, an empty head, another batch or head size, an unknown or absent backend.
+        ValueError: heads that do not divide, more than one row, an empty head, another batch or head size, an unknown
+            or absent backend.
     """
     if query.ndim != 4 or query.shape[2] != 1:
         raise ValueError(f"decode_attention takes one row, query has shape {tuple(query.shape)}; use append_attention")

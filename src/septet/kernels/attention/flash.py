@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def _varlen(query: Tensor, layer: "RaggedLayer") -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
-    """Queries ``(B * H_kv, g, D)``, gathered keys and values ``(tokens, 1, D)``, cumulative lengths, longest segment."""
+    """Queries ``(B * H_kv, g, D)``, gathered keys and values ``(tokens, 1, D)``, cumulative lengths.
+
+    Longest segment.
+    """
     keys = torch.cat([layer.keys(b, h) for b in range(layer.batch_size) for h in range(layer.n_kv_heads)])
     values = torch.cat([layer.values(b, h) for b in range(layer.batch_size) for h in range(layer.n_kv_heads)])
     packed = pack(query, layer.n_kv_heads).flatten(0, 1)
@@ -36,8 +39,9 @@ def attend_flash(query: Tensor, layer: "RaggedLayer", scale: float | None = None
     packed, keys, values, starts, ends, longest = _varlen(query, layer)
     out = torch.ops.aten._flash_attention_forward(
         packed, keys, values, starts, ends, 1, longest, 0.0, False, False, scale=scale
-    )[0]
-    return out.view(query.shape)
+    )
+    result: Tensor = out[0]
+    return result.view(query.shape)
 
 
 def attend_flash_package(query: Tensor, layer: "RaggedLayer", scale: float | None = None) -> Tensor:

@@ -1,9 +1,13 @@
-"""Triton decode attention over ragged caches: one work item per (sequence, KV head, chunk), partial results, one combine.
+"""Triton decode attention over ragged caches: one work item per (sequence, KV head, chunk), partial results.
 
-The ``g`` query heads of a KV head are the rows of the products, so keys and values are read once. Work items are cut by capacity, not by
-length, so that a plan stays valid until the layer moves to a new layout; items past the live length do nothing.
+One combine.
+
+The ``g`` query heads of a KV head are the rows of the products, so keys and values are read once. Work items are cut
+by capacity, not by length, so that a plan stays valid until the layer moves to a new layout; items past the live
+length do nothing.
 """
 
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -52,7 +56,7 @@ def _block(  # noqa: ANN202
     prob = tl.exp2(logits - new_top[:, None])
     fade = tl.exp2(top - new_top)
     total = total * fade + tl.sum(prob, 1)
-    if WIDE:
+    if WIDE:  # noqa: SIM108
         part = tl.dot(prob, v.to(tl.float32), input_precision="ieee")
     else:
         part = tl.dot(prob.to(v.dtype), v)
@@ -95,7 +99,7 @@ def _split_kernel(  # noqa: ANN202
     acc = tl.zeros((M, DIM_PAD), tl.float32)
     stop = tl.minimum(start + CHUNK, length)
     slot = tl.arange(0, BLOCK)
-    if DIM == DIM_PAD:
+    if DIM == DIM_PAD:  # noqa: SIM108
         full = start + tl.maximum(stop - start, 0) // BLOCK * BLOCK
     else:
         full = start
@@ -186,7 +190,10 @@ _plans: "WeakKeyDictionary[Any, _Plan]" = WeakKeyDictionary()
 
 
 def work_plan(layer: "RaggedLayer", multiprocessors: int, launch: Launch) -> _Plan:
-    """Chunks of about ``capacity / (items * SMs)`` slots, a multiple of the block; kept until the layer's layout changes."""
+    """Chunks of about ``capacity / (items * SMs)`` slots, a multiple of the block.
+
+    Kept until the layer's layout changes.
+    """
     known = _plans.get(layer)
     if known is not None and known.key == (layer.version, launch):
         return known
@@ -232,12 +239,23 @@ def attend_triton(query: Tensor, layer: "RaggedLayer", scale: float | None = Non
     factor = (dim**-0.5 if scale is None else scale) * math.log2(math.e)
     half = query.dtype in (torch.float16, torch.bfloat16) and keys.dtype == query.dtype
     wide = not half or not query.is_cuda  # the interpreter's products are wrong for bf16
+    shape = {"GROUP": group, "DIM": dim, "DIM_PAD": padded, "M": rows}
+    where = (layer.offsets_tensor, layer.lengths_tensor, plan.items)
     _split_kernel[(count,)](
-        packed, keys, values, layer.offsets_tensor, layer.lengths_tensor, plan.items, partial, maxima, sums, factor,
-        GROUP=group, DIM=dim, DIM_PAD=padded, M=rows, CHUNK=plan.chunk, BLOCK=launch.block, WIDE=wide, num_warps=launch.warps, num_stages=launch.stages,
-    )  # fmt: skip
+        packed,
+        *(keys, values),
+        *where,
+        *(partial, maxima, sums),
+        factor,
+        **shape,
+        CHUNK=plan.chunk,
+        BLOCK=launch.block,
+        WIDE=wide,
+        num_warps=launch.warps,
+        num_stages=launch.stages,
+    )
     _combine_kernel[(layer.batch_size * layer.n_kv_heads, group)](
-        partial, maxima, sums, plan.bounds, out, GROUP=group, DIM=dim, DIM_PAD=padded, M=rows, TILE=16, num_warps=4
+        partial, maxima, sums, plan.bounds, out, **shape, TILE=16, num_warps=4
     )
     return out
 

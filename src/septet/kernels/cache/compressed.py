@@ -19,8 +19,8 @@ Stage = tuple[list[int], list[int]]
 class CompressedCache:
     """Keys and values of all layers under one policy per sequence.
 
-    Every sequence of the batch is treated as if it were alone; left padding is stripped before scoring and never stored. Tokens
-    keep their true positions; nothing is re-rotated.
+    Every sequence of the batch is treated as if it were alone; left padding is stripped before scoring and never
+    stored. Tokens keep their true positions; nothing is re-rotated.
 
     Args:
         policy: one policy for all sequences, or one per sequence.
@@ -127,10 +127,12 @@ class CompressedCache:
             ``(B, H_q, T, D)``; rows at pads are zero.
         """
         if not self.is_prefilled(layer):
-            out = prefill_attention(query, key, value, pads=pads, scale=scale)
+            out = prefill_attention(query, key, value, pads=pads, scale=scale) if query.shape[1] else query
             self.prefill(layer, query, key, value, pads=pads)
-            return out
+            return self.own(layer, out)
         self.append(layer, key, value)
+        if not query.shape[1]:
+            return query
         stored = self.layer(layer)
         empty = not self.shard.is_whole()
         if query.shape[2] == 1:
@@ -139,6 +141,14 @@ class CompressedCache:
             out = append_attention(query, stored, scale=scale, allow_empty=empty)
         self._decode.step(layer, query, stored, self.shard, scale)
         return out
+
+    def own(self, layer: int, attended: Tensor) -> Tensor:
+        """Zero the rows of ``(B, H_q, T, D)`` that another shard serves, so that a sum over shards is right."""
+        mask = self._mask(layer)
+        if mask is None:
+            return attended
+        group = attended.shape[1] // max(1, mask.shape[1])
+        return attended * mask.to(attended).repeat_interleave(group, 1)[..., None, None]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Store tokens behind the prompt, at the positions that follow."""
@@ -261,10 +271,7 @@ class CompressedCache:
         """Choose the slots of one layer and shorten the stored scores with them."""
         score = self._scores[row][layer].score
         split = policy.head_budgets(score, budget, layer)
-        if policy.couples_heads:
-            rows = [self.shard.heads[layer][h] for h in local]
-        else:
-            rows = list(range(len(local)))
+        rows = [self.shard.heads[layer][h] for h in local] if policy.couples_heads else list(range(len(local)))
         chosen = [policy.select(score[index], split[index]) for index in rows]
         history = score.shape[1]
         if policy.cascading and all(len(slots) == history for slots in chosen) and not policy.score_order:

@@ -15,8 +15,8 @@ from septet.kernels.policies.scores import pool, ranked
 class DecodeEviction:
     """Decode rules of the sequences of a cache.
 
-    "window" keeps the probabilities of the last ``W`` rows per slot in fp32: at most ``W * H_q * n * 4`` bytes per layer and
-    sequence, only during the ``W`` steps before a trim (these bytes are not part of ``memory_bytes``).
+    "window" keeps the probabilities of the last ``W`` rows per slot in fp32: at most ``W * H_q * n * 4`` bytes per
+    layer and sequence, only during the ``W`` steps before a trim (these bytes are not part of ``memory_bytes``).
     """
 
     def __init__(self, policies: Sequence[Policy], n_layers: int) -> None:
@@ -28,7 +28,10 @@ class DecodeEviction:
         ]
 
     def start(self, row: int, length: int, stage: tuple[list[int], list[int]]) -> None:
-        """Fix the history budgets of a sequence after its prompt: the official rule takes the planned, ours the kept ones."""
+        """Fix the history budgets of a sequence after its prompt: the official rule takes the planned.
+
+        Ours the kept ones.
+        """
         policy = self.policies[row]
         planned, stored = stage
         if policy.decode_rule == "official":

@@ -1,8 +1,9 @@
 """Bridge to transformers 5.x: ``model.generate(..., past_key_values=compressed_cache(model, policy))``.
 
-A transformers cache sees keys and values but no queries, and one mask is built for all layers; an evicting cache needs the opposite. So
-the cache hands the new keys through, tagged with itself, and an attention function registered as "septet" does attention, scoring, storage
-and eviction in one place. The cache reports its logical length, so positions stay true; padding is stripped before anything is stored.
+A transformers cache sees keys and values but no queries, and one mask is built for all layers; an evicting cache needs
+the opposite. So the cache hands the new keys through, tagged with itself, and an attention function registered as
+"septet" does attention, scoring, storage and eviction in one place. The cache reports its logical length, so positions
+stay true; padding is stripped before anything is stored.
 """
 
 from collections.abc import Sequence
@@ -23,15 +24,16 @@ _TAG = "_septet_cache"
 def compressed_cache(model: Any, policy: Policy | Sequence[Policy]) -> Any:
     """A cache for one ``generate`` call of a transformers model.
 
-    Registers the attention function once and switches the model to it (``model.set_attn_implementation("sdpa")`` switches back).
+    Registers the attention function once and switches the model to it (``model.set_attn_implementation("sdpa")``
+    switches back).
 
     Args:
         model: a causal language model of the Llama, Mistral or Qwen2 family.
         policy: for all sequences, or one per sequence.
 
     Returns:
-        A ``transformers.Cache`` with ``lengths(layer)``, ``positions(layer, batch, head)``, ``memory_bytes()``, ``peak_bytes`` and
-        ``seen_tokens`` of the ``CompressedCache`` in its attribute ``compressed``.
+        A ``transformers.Cache`` with ``lengths(layer)``, ``positions(layer, batch, head)``, ``memory_bytes()``,
+        ``peak_bytes`` and ``seen_tokens`` of the ``CompressedCache`` in its attribute ``compressed``.
 
     Raises:
         ValueError: another family, sliding-window layers, or a config without grouped-query sizes.
@@ -56,7 +58,8 @@ def check_model(config: Any) -> None:
         kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
         if "sliding_attention" in kinds:
             raise ValueError(
-                f"the model has sliding-window layers (sliding_window = {window}), which evict by themselves; set sliding_window=None"
+                f"the model has sliding-window layers (sliding_window = {window}), which evict by themselves; "
+                "use a model without them, or set sliding_window=None"
             )
 
 
@@ -133,7 +136,7 @@ def _cache_class() -> Any:
     """The subclass of ``transformers.Cache``, made when transformers is first needed."""
     transformers = _transformers()
 
-    class CompressedHFCache(transformers.Cache):  # type: ignore[misc]
+    class CompressedHFCache(transformers.Cache):  # type: ignore[misc, name-defined]
         """A transformers cache over a ``CompressedCache``."""
 
         def __init__(self, config: Any, policy: Policy | Sequence[Policy]) -> None:

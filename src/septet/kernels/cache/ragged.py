@@ -18,8 +18,8 @@ def _slack(length: int, reserve: int) -> int:
 class RaggedLayer:
     """Keys and values of one layer in one flat buffer, one segment with slack per (sequence, KV head).
 
-    Where all segments are equally long the buffer is also a dense ``(B, H_kv, n, D)`` block (``dense``). Segments may be empty,
-    which a shard uses for (sequence, head) pairs that live elsewhere.
+    Where all segments are equally long the buffer is also a dense ``(B, H_kv, n, D)`` block (``dense``). Segments may
+    be empty, which a shard uses for (sequence, head) pairs that live elsewhere.
 
     Args:
         keys: nested list ``[b][h]`` of ``(n, D)``.
@@ -77,7 +77,8 @@ class RaggedLayer:
         self._reserve = reserve
         self._counts = [list(row) for row in lengths]
         self._capacities = [[n + _slack(n, reserve) for n in row] for row in lengths]
-        offset, self._offsets = 0, []
+        offset = 0
+        self._offsets: list[list[int]] = []
         for row in self._capacities:
             self._offsets.append([])
             for capacity in row:
@@ -120,11 +121,11 @@ class RaggedLayer:
 
     def max_length(self) -> int:
         """Longest segment."""
-        return max(max(row) for row in self._counts)
+        return max((n for row in self._counts for n in row), default=0)
 
     def min_length(self) -> int:
         """Shortest segment."""
-        return min(min(row) for row in self._counts)
+        return min((n for row in self._counts for n in row), default=0)
 
     def _span(self, b: int, h: int) -> slice:
         return slice(self._offsets[b][h], self._offsets[b][h] + self._counts[b][h])
@@ -143,6 +144,8 @@ class RaggedLayer:
 
     def dense(self) -> tuple[Tensor, Tensor] | None:
         """Keys and values as views ``(B, H_kv, n, D)`` when all segments are equally long, else None."""
+        if not self.n_kv_heads:
+            return None
         count, capacity = self._counts[0][0], self._capacities[0][0]
         if any(n != count for row in self._counts for n in row) or any(
             c != capacity for r in self._capacities for c in r
@@ -276,7 +279,8 @@ def _check_parts(keys: Nested, values: Nested, positions: Nested | None) -> None
         for h, part in enumerate(row):
             if part.ndim != 2 or part.shape[1] != dim or values[b][h].shape != part.shape:
                 raise ValueError(
-                    f"sequence {b}, head {h}: keys {tuple(part.shape)}, values {tuple(values[b][h].shape)}; expected (n, {dim})"
+                    f"sequence {b}, head {h}: keys {tuple(part.shape)}, values {tuple(values[b][h].shape)}; "
+                    f"expected (n, {dim})"
                 )
             if positions is not None and positions[b][h].shape != part.shape[:1]:
                 raise ValueError(

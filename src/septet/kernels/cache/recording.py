@@ -1,4 +1,7 @@
-"""One exact prefill, recorded, from which any number of policies can be applied (prompt outputs do not depend on the policy)."""
+"""One exact prefill, recorded, from which any number of policies can be applied.
+
+Prompt outputs do not depend on the policy.
+"""
 
 from collections.abc import Sequence
 
@@ -67,6 +70,10 @@ class RecordedPrompt:
         self.prefill(layer, query, key, value, pads=pads)
         return prefill_attention(query, key, value, pads=pads, scale=scale)
 
+    def own(self, layer: int, attended: Tensor) -> Tensor:
+        """Everything is recorded here; see ``CompressedCache.own``."""
+        return attended
+
     def next_positions(self, count: int) -> Tensor:
         """Not available: a recorded prompt takes no further tokens."""
         raise ValueError("a recorded prompt takes no further tokens; call compress(policy) and feed that cache")
@@ -82,7 +89,10 @@ class RecordedPrompt:
         return cache
 
     def attention_recall(self, cache: CompressedCache) -> float:
-        """Share of the last prompt rows' attention mass that falls on kept tokens, mean over layers, heads and sequences."""
+        """Share of the last prompt rows' attention mass that falls on kept tokens, mean over layers.
+
+        Heads and sequences.
+        """
         shares = [
             self.mass(layer, b)[h, cache.positions(layer, b, h)].sum()
             for layer in range(self.n_layers)

@@ -81,7 +81,7 @@ def update(
     """Write one flush in place, sequentially."""
     full = torch.full_like(src, src_ids.shape[1]), torch.full_like(dst, dst_ids.shape[1])
     events = [_int64(a) for a in (src, dst, src_ids, dst_ids, *full)]
-    _loops().update(table.numpy(), columns.numpy(), *events, order == "phase", mask)
+    _loops().update(table.numpy(), columns.numpy().view(np.uint16), *events, order == "phase", mask)
 
 
 def run(memory: HashNeighborMemory, stream: Stream, order: str) -> tuple[Tensor, Tensor]:
@@ -92,8 +92,9 @@ def run(memory: HashNeighborMemory, stream: Stream, order: str) -> tuple[Tensor,
     own = stream[9:] if write else (stream.src_ids[:, 0], stream.dst_ids[:, 0], stream.src, stream.dst)
     asked = [_int64(a) for a in (*stream[2:8],)]
     events = [_int64(a) for a in (stream.src, stream.dst, *own)]
+    columns = memory.columns.numpy().view(np.uint16)
     _loops().run(
-        memory.table.numpy(), memory.columns.numpy(), memory.short, *asked, *events, _int64(stream.offsets),
+        memory.table.numpy(), columns, memory.short, *asked, *events, _int64(stream.offsets),
         order == "phase", memory.padding == "mask", write, src_feat.numpy(), dst_feat.numpy(),
     )  # fmt: skip
     return src_feat, dst_feat

@@ -36,27 +36,39 @@ def encode_side(table, short, own, other, ids, out):
 
 
 @njit(inline="always", **_OPTIONS)
-def _write(table, columns, row, x, mask):
-    if mask and (row == 0 or x == 0):
+def _write_row(table, columns, row, ids, length, mask):
+    if mask and row == 0:
         return
-    table[row, columns[x, 0]] = x
-    table[row, columns[x, 1]] = x
+    line = table[row]
+    for j in range(length):
+        x = ids[j]
+        if x != 0 or not mask:
+            line[columns[x, 0]] = x
+            line[columns[x, 1]] = x
+
+
+@njit(inline="always", **_OPTIONS)
+def _write_column(table, columns, rows, x, length, mask):
+    if mask and x == 0:
+        return
+    short, long = columns[x, 0], columns[x, 1]
+    for j in range(length):
+        if rows[j] != 0 or not mask:
+            line = table[rows[j]]
+            line[short] = x
+            line[long] = x
 
 
 @njit(inline="always", **_OPTIONS)
 def _phase(table, columns, phase, u, v, src_ids, dst_ids, src_len, dst_len, mask):
     if phase == 0:
-        for j in range(dst_len):
-            _write(table, columns, u, dst_ids[j], mask)
+        _write_row(table, columns, u, dst_ids, dst_len, mask)
     elif phase == 1:
-        for j in range(src_len):
-            _write(table, columns, v, src_ids[j], mask)
+        _write_row(table, columns, v, src_ids, src_len, mask)
     elif phase == 2:
-        for j in range(src_len):
-            _write(table, columns, src_ids[j], v, mask)
+        _write_column(table, columns, src_ids, v, src_len, mask)
     else:
-        for j in range(dst_len):
-            _write(table, columns, dst_ids[j], u, mask)
+        _write_column(table, columns, dst_ids, u, dst_len, mask)
 
 
 @njit(**_OPTIONS)

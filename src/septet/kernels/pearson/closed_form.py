@@ -6,6 +6,9 @@ With ``a = 1/(sigma_s + eps)``, ``b = 1/(sigma_t + eps)`` and ``S = sum (s - mu_
     dL/ds = {[(m-1) a^2 sigma_s (1 - a sigma_s) + a^2 b S] (s-mu_s) / ((m-1) sigma_s) - a b (t-mu_t)} / (C m)
 """
 
+import functools
+import importlib
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -62,29 +65,59 @@ def _combine(student: Tensor, teacher: Tensor, p: Tensor, mean_s: Tensor, q: Ten
     return out
 
 
+def _statistics(student: Tensor, teacher: Tensor, eps: float, min_std: float, dtype: torch.dtype) -> Tensor:
+    """Per-channel loss, p, mean_s, q, mean_t ``(5, C)``; the gradient is ``p (s - mean_s) - q (t - mean_t)``."""
+    m, channels = student.numel() // student.shape[1], student.shape[1]
+    mean_s, mean_t, ss, tt, st = channel_moments(student, teacher, dtype)
+    std_s, std_t = (ss / (m - 1)).sqrt(), (tt / (m - 1)).sqrt()
+    a, b = 1 / (std_s + eps), 1 / (std_t + eps)
+    loss = (a.square() * ss + b.square() * tt - 2 * a * b * st) / (2 * m)
+    own = a.square() * std_s * (1 - a * std_s) + a.square() * b * st / (m - 1)
+    p = torch.where(std_s == 0, torch.zeros_like(std_s), own / std_s) / (channels * m)
+    q = a * b / (channels * m)
+    if min_std > 0:
+        dead = std_s < min_std
+        loss, p, q = (x.masked_fill(dead, 0.0) for x in (loss, p, q))
+    return torch.stack([loss, p, mean_s, q, mean_t])
+
+
+@functools.cache
+def _triton() -> ModuleType | None:
+    """The fused kernels; None where triton is absent."""
+    try:
+        return importlib.import_module("septet.kernels.pearson.triton")
+    except ImportError:
+        return None
+
+
+def _fused(student: Tensor, teacher: Tensor, dtype: torch.dtype) -> ModuleType | None:
+    """The fused kernels where they apply: contiguous maps on a CUDA device, float32 arithmetic, not compiling."""
+    if student.device.type != "cuda" or dtype != torch.float32 or torch.compiler.is_compiling():
+        return None
+    return _triton() if student.is_contiguous() and teacher.is_contiguous() else None
+
+
 class PearsonLoss(torch.autograd.Function):
     """Autograd function of the closed form; the teacher gets no gradient."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, eps: float, min_std: float, dtype: torch.dtype) -> Tensor:
         """Loss of one level, a scalar of ``dtype``; maps are ``(N, C, H, W)`` of any floating dtype."""
-        m, channels = student.numel() // student.shape[1], student.shape[1]
-        mean_s, mean_t, ss, tt, st = channel_moments(student, teacher, dtype)
-        std_s, std_t = (ss / (m - 1)).sqrt(), (tt / (m - 1)).sqrt()
-        a, b = 1 / (std_s + eps), 1 / (std_t + eps)
-        loss = (a.square() * ss + b.square() * tt - 2 * a * b * st) / (2 * m)
-        own = a.square() * std_s * (1 - a * std_s) + a.square() * b * st / (m - 1)
-        p = torch.where(std_s == 0, torch.zeros_like(std_s), own / std_s) / (channels * m)
-        q = a * b / (channels * m)
-        if min_std > 0:
-            dead = std_s < min_std
-            loss, p, q = (x.masked_fill(dead, 0.0) for x in (loss, p, q))
-        ctx.save_for_backward(student, teacher, p, mean_s, q, mean_t)
-        return loss.mean().clamp_min(0.0)
+        fused = _fused(student, teacher, dtype)
+        if fused is not None:
+            stats: Tensor = fused.statistics(student, teacher, eps, min_std)
+        else:
+            stats = _statistics(student, teacher, eps, min_std, dtype)
+        ctx.save_for_backward(student, teacher, stats)
+        return stats[0].mean().clamp_min(0.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         """``dL/ds`` times the incoming gradient, in the student's dtype."""
-        student, teacher, p, mean_s, q, mean_t = ctx.saved_tensors
+        student, teacher, stats = ctx.saved_tensors
+        fused = _fused(student, teacher, stats.dtype)
+        if fused is not None:
+            return fused.gradient(student, teacher, stats, grad), None, None, None, None
+        _, p, mean_s, q, mean_t = stats
         return _combine(student, teacher, p * grad, mean_s, q * grad, mean_t), None, None, None, None

@@ -67,8 +67,9 @@ def _as_preferences(preference: Sequence[float] | Tensor) -> np.ndarray:
 def allocate(preference: Sequence[float] | Tensor, total: int, cap: int, *, rounding: str = "divisor") -> list[int]:
     """Integer budgets of the layers seen so far (CAKE, section 4.3).
 
-    "divisor" hands out seats to the largest ``P / (n + 1)`` below the cap, ties to the lower layer (capped D'Hondt): it sums to
-    ``min(total, layers * cap)`` and never raises an earlier layer when one is added, so a cascade equals one trim.
+    "divisor" hands out seats to the largest ``P / (n + 1)`` below the cap, ties to the lower layer (capped D'Hondt):
+    it sums to ``min(total, layers * cap)`` and never raises an earlier layer when one is added, so a cascade equals
+    one trim.
 
     Args:
         preference: one number >= 0 per layer.
@@ -182,7 +183,8 @@ def headkv_table(
         ``(L, H_kv)`` int64.
 
     Raises:
-        ValueError: scores that are not ``(L, H_q)``, negative or all zero, heads that do not divide, capacity <= window.
+        ValueError: scores that are not ``(L, H_q)``, negative or all zero, heads that do not divide, capacity <=
+            window.
     """
     value = torch.as_tensor(scores, dtype=torch.float64)
     if value.ndim != 2 or (value < 0).any() or not value.sum() > 0:

@@ -1,8 +1,8 @@
 """The contract of an eviction policy: scorer, layer allocator, head allocator and decode rule in one frozen dataclass.
 
-A policy is pure arithmetic: it sees one sequence (no batch, no padding) and one layer at a time and keeps no state; the cache
-keeps the scores. To add one: subclass ``Policy``, say how many query rows ``rows`` it needs, ``score`` the history, and override
-the allocator that differs; add the class to ``POLICIES`` in ``registry.py``.
+A policy is pure arithmetic: it sees one sequence (no batch, no padding) and one layer at a time and keeps no state;
+the cache keeps the scores. To add one: subclass ``Policy``, say how many query rows ``rows`` it needs, ``score`` the
+history, and override the allocator that differs; add the class to ``POLICIES`` in ``registry.py``.
 """
 
 from collections.abc import Sequence
@@ -109,7 +109,10 @@ class Policy:
 
     @property
     def couples_heads(self) -> bool:
-        """True if ``joint`` or ``head_budgets`` needs the scores of all heads of a layer (a sharded cache must gather them)."""
+        """True if ``joint`` or ``head_budgets`` needs the scores of all heads of a layer.
+
+        A sharded cache must gather them.
+        """
         return False
 
     def select(self, score: Tensor, count: int) -> Tensor:

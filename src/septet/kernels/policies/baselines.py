@@ -111,7 +111,10 @@ class StreamingLLM(Policy):
 
 @dataclass(frozen=True)
 class TOVA(Policy):
-    """TOVA (arXiv 2401.06104): attention of the last row, mean over all query heads; every head keeps the same tokens."""
+    """TOVA (arXiv 2401.06104): attention of the last row, mean over all query heads.
+
+    Every head keeps the same tokens.
+    """
 
     slug: ClassVar[str] = "tova"
     capacity: int = 1024

@@ -11,7 +11,7 @@ from torch import Tensor
 from septet.kernels.policies.allocation import allocate
 from septet.kernels.policies.base import Policy, check_choice, check_window
 from septet.kernels.policies.scores import LayerScore, indicator, preference
-from septet.kernels.policies.stats import window_stats
+from septet.kernels.policies.stats import WindowStats, window_stats
 
 TAUS: dict[str, dict[int, tuple[float, float]]] = {
     "llama2-7b": {1024: (1.9, 1.8), 128: (0.9, 2.3)},
@@ -121,10 +121,7 @@ class CAKE(Policy):
 
     def score(self, query: Tensor, key: Tensor, layer: int, heads: Sequence[int]) -> LayerScore:
         """Indicator (equation 9) with dispersion and shift (equations 5 and 6)."""
-        if self.compat == "official_fp16":
-            stats = _half_stats(query, key)
-        else:
-            stats = window_stats(query, key)
+        stats = _half_stats(query, key) if self.compat == "official_fp16" else window_stats(query, key)
         score = indicator(stats, key.shape[1], self.gamma, self.kernel_size)[0]
         if self.sinks:
             score[:, : self.sinks] = torch.finfo(score.dtype).max
@@ -149,10 +146,12 @@ class CAKE(Policy):
         return [budget + floor for budget in shared]
 
 
-def _half_stats(query: Tensor, key: Tensor) -> Any:
-    """Statistics with fp16 probabilities, as the official code computes them (most variances vanish at long contexts)."""
+def _half_stats(query: Tensor, key: Tensor) -> WindowStats:
+    """Statistics with fp16 probabilities, as the official code computes them.
+
+    Most variances vanish at long contexts.
+    """
     from septet.kernels.policies.reference import attention_rows
-    from septet.kernels.policies.stats import WindowStats
 
     history = key.shape[2] - query.shape[2]
     prob = attention_rows(query.float(), key.float()).half()[..., :history]

@@ -1,4 +1,7 @@
-"""Readable statements of the attention statistics, in any floating dtype (the fast versions are tested against them)."""
+"""Readable statements of the attention statistics, in any floating dtype.
+
+The fast versions are tested against them.
+"""
 
 import torch
 from torch import Tensor
@@ -27,6 +30,6 @@ def window_stats_reference(query: Tensor, key: Tensor) -> WindowStats:
     """Statistics of ``septet.kernels.policies.window_stats`` by the book (CAKE, equations 3 to 6)."""
     dtype = torch.promote_types(query.dtype, torch.float32)
     prob = attention_rows(query.to(dtype), key.to(dtype))[..., : key.shape[2] - query.shape[2]]
-    var = prob.var(dim=2, unbiased=True)
+    var = prob.var(dim=2, unbiased=True) if prob.shape[-1] else prob.new_zeros(prob[:, :, 0].shape)
     dispersion = -(prob * torch.log(prob + 1e-10)).sum((1, 2, 3))
     return WindowStats(prob.mean(dim=2), var, dispersion, var.sum((1, 2)))

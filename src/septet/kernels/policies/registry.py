@@ -28,8 +28,8 @@ POLICIES: dict[str, type[Policy]] = {
 def build_policy(spec: Policy | str | Mapping[str, Any]) -> Policy:
     """Make a policy from its name or from a mapping ``{name: ..., option: ...}``.
 
-    ``{name: headkv, scores: FILE, n_kv_heads: ..., capacity: ...}`` builds the table of HeadKV from retrieval scores, and
-    ``{name: cake, model: llama3.1-8b, capacity: ...}`` takes the published temperatures.
+    ``{name: headkv, scores: FILE, n_kv_heads: ..., capacity: ...}`` builds the table of HeadKV from retrieval scores,
+    and ``{name: cake, model: llama3.1-8b, capacity: ...}`` takes the published temperatures.
 
     Raises:
         ValueError: an unknown name (the choices are listed) or an option that the policy does not have.

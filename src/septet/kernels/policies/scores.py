@@ -113,7 +113,10 @@ def column_sums(query: Tensor, key: Tensor, chunk: int = 256) -> Tensor:
 
 
 def last_row(query: Tensor, key: Tensor) -> Tensor:
-    """Attention of the last query over all keys, ``(B, H_q, S)`` fp32; query ``(B, H_q, R, D)``, the last row counts."""
+    """Attention of the last query over all keys, ``(B, H_q, S)`` fp32.
+
+    Query ``(B, H_q, R, D)``, the last row counts.
+    """
     logits = window_logits(query[:, :, -1:], key, 0, key.shape[2])
     prob = torch.exp(logits - row_logsumexp(query[:, :, -1:], key, key.shape[2]))
     return prob.reshape(query.shape[0], query.shape[1], key.shape[2])

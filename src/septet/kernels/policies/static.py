@@ -14,7 +14,10 @@ from septet.kernels.policies.base import Policy, WindowPolicy, check_choice
 from septet.kernels.policies.scores import LayerScore
 
 Table = Any
-"""Nested lists, an array, a tensor, or the path of a file: ``gates.tsv``, ``scores.npz`` or ``scores.npz:array_name``."""
+"""Nested lists, an array, a tensor, or the path of a file.
+
+``gates.tsv``, ``scores.npz`` or ``scores.npz:array_name``.
+"""
 
 
 def load_table(table: Table) -> np.ndarray:
@@ -120,7 +123,9 @@ class HeadKV(WindowPolicy):
 
 @dataclass(frozen=True)
 class DuoAttention(Policy):
-    """DuoAttention (ICLR 2025, arXiv 2410.10819): retrieval heads keep all, streaming heads keep sinks and recent tokens.
+    """DuoAttention (ICLR 2025, arXiv 2410.10819): retrieval heads keep all.
+
+    Streaming heads keep sinks and recent tokens.
 
     Args:
         gates: ``(L, H_kv)``, or the path of a ``full_attention_heads.tsv``.
@@ -201,7 +206,9 @@ def _check_heads(table: int, model: int) -> None:
 
 
 def with_capacity(policy: Policy, capacity: int) -> Policy:
-    """A copy of the policy at another capacity; policies without one (FullCache, HeadKV, DuoAttention) are returned as they are.
+    """A copy of the policy at another capacity; policies without one (FullCache, HeadKV.
+
+    DuoAttention) are returned as they are.
 
     Raises:
         ValueError: if the policy refuses the capacity.

@@ -99,7 +99,7 @@ def window_logits(query: Tensor, key: Tensor, start: int, stop: int) -> Tensor:
     batch, n_heads, rows, dim = query.shape
     length, n_kv_heads = key.shape[2], key.shape[1]
     packed = pack_queries(query, n_kv_heads).float()
-    logits = packed @ key[:, :, start:stop].float().transpose(-1, -2) * dim**-0.5
+    logits: Tensor = packed @ key[:, :, start:stop].float().transpose(-1, -2) * dim**-0.5
     logits = logits.view(batch, n_kv_heads, n_heads // n_kv_heads, rows, stop - start)
     if stop > length - rows + 1:
         row = torch.arange(length - rows, length, device=key.device)[:, None]

@@ -37,9 +37,8 @@ def row(
 ) -> Row:
     """One row of the record; ratio = value / peer_value."""
     ratio = value / peer_value if peer_value else None
-    return {
-        "name": name, "value": value, "unit": unit, "peer": peer, "peer_value": peer_value, "ratio": ratio, "limit": limit, "note": note,
-    }  # fmt: skip
+    names = ("name", "value", "unit", "peer", "peer_value", "ratio", "limit", "note")
+    return dict(zip(names, (name, value, unit, peer, peer_value, ratio, limit, note), strict=True))
 
 
 def seconds(function: Callable[[], Any], repeats: int, device: str = "cpu") -> float:
@@ -73,7 +72,10 @@ def ragged(
 
 
 def roofline(bandwidth: float) -> list[Row]:
-    """(weights + KV) / bandwidth of one decode step in bf16, full against C = 1024 (arithmetic, nothing is measured)."""
+    """(weights + KV) / bandwidth of one decode step in bf16, full against C = 1024 (arithmetic.
+
+    Nothing is measured).
+    """
     rows = []
     for name, (layers, heads, dim, params) in SHAPES.items():
         for batch, context in ((1, 131072), (8, 131072)):
@@ -161,7 +163,10 @@ class HFStyle:
 def decode_table(
     device: str, contexts: list[int], capacity: int, batch: int, dtype: torch.dtype, repeats: int
 ) -> list[Row]:
-    """One layer's append and attention against context: HF-style full, preallocated full, every policy (random keys)."""
+    """One layer's append and attention against context: HF-style full, preallocated full, every policy.
+
+    Random keys.
+    """
     rows = []
     for context in contexts:
         key = torch.randn(batch, 8, context, 128, device=device, dtype=dtype)

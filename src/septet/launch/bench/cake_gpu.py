@@ -1,4 +1,7 @@
-"""GPU part of ``septet bench cake``: ragged decode against skew beside flash varlen and SDPA, scoring, correctness first."""
+"""GPU part of ``septet bench cake``: ragged decode against skew beside flash varlen and SDPA, scoring.
+
+Correctness first.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,14 +55,15 @@ def _events(function: Callable[[], Any], replays: int) -> float:
         stop.record()
         torch.cuda.synchronize()
         times.append(start.elapsed_time(stop) / 1e3)
-    return sorted(times)[len(times) // 2]
+    median: float = sorted(times)[len(times) // 2]
+    return median
 
 
 def copy_bandwidth() -> float:
     """Bytes read and written per second by a large device copy."""
     source = torch.randn(2**28, device="cuda")
     target = torch.empty_like(source)
-    return 2 * source.numel() * 4 / _events(lambda: target.copy_(source), 20)
+    return float(2 * source.numel() * 4 / _events(lambda: target.copy_(source), 20))
 
 
 def flash_peer(layer: RaggedLayer, query: Tensor) -> Callable[[], Any]:
@@ -144,11 +148,11 @@ def correctness() -> list[dict[str, Any]]:
             raise RuntimeError(f"triton decode is wrong in {dtype}: relative error {worst}")
         rows.append(row(f"gpu/decode error {dtype}", worst, "relative", limit=limit))
     query, key = torch.randn(2, 16, 32, 128, device="cuda"), torch.randn(2, 4, 5000, 128, device="cuda")
-    truth, out = (
+    wanted, got = (
         window_stats(query.double(), key.double(), backend="reference"),
         window_stats(query, key, backend="triton"),
     )
-    errors = [float((a.double() - b).norm() / b.norm()) for a, b in zip(out, truth, strict=True)]
+    errors = [float((a.double() - b).norm() / b.norm()) for a, b in zip(got, wanted, strict=True)]
     if not max(errors) <= 1e-5:
         raise RuntimeError(f"triton window_stats is wrong: relative errors {errors}")
     rows.append(row("gpu/window_stats error", max(errors), "relative", limit=1e-5))

@@ -22,7 +22,8 @@ class Cell:
         policy: label.
         tokens: generated ids (empty where the answers were fed).
         hits: share of fed answer positions that were predicted right, NaN where the answer was generated.
-        kl: KL divergence of the full cache's next-token distribution from this one's, mean over the answer positions, nats.
+        kl: KL divergence of the full cache's next-token distribution from this one's, mean over the answer positions,
+            nats.
         recall: share of the last prompt rows' attention mass that stays.
         kv_bytes: live bytes of keys and values after the prompt.
         peak_bytes: highest live bytes while the prompt was read.
@@ -53,6 +54,7 @@ class _Prepared:
     logits: Tensor
     recalls: list[float]
     seconds: list[float]
+    sizes: list[tuple[int, int]]
 
 
 def labels_of(policies: Sequence[Policy]) -> list[str]:
@@ -70,14 +72,15 @@ def labels_of(policies: Sequence[Policy]) -> list[str]:
 def _prepare(model: CausalLM, prompt: Tensor, policies: Sequence[Policy]) -> _Prepared:
     record = model.record_prompt(policies)
     logits = model(prompt, cache=record, last_only=True)[:, -1]
-    caches, recalls, seconds = [], [], []
+    caches, recalls, seconds, sizes = [], [], [], []
     for policy in policies:
         start = time.perf_counter()
         cache = record.compress(policy)
         seconds.append(time.perf_counter() - start)
         caches.append(cache)
+        sizes.append((cache.memory_bytes(), cache.peak_bytes))
         recalls.append(record.attention_recall(cache))
-    return _Prepared(caches, logits, recalls, seconds)
+    return _Prepared(caches, logits, recalls, seconds, sizes)
 
 
 @torch.no_grad()
@@ -86,7 +89,7 @@ def fed_cells(model: CausalLM, ids: Tensor, labels: Tensor, policies: Sequence[P
 
     Args:
         model: the model.
-        ids: one sequence ``(T,)``; everything before the first question token is the prompt.
+        ids: one sequence ``(T,)`` that ends in questions ``Q key value``; all before the first ``Q`` is the prompt.
         labels: ``(T,)``; -100 off the answers.
         policies: the cells; the first is the reference of the KL divergence (give ``FullCache``).
 
@@ -94,7 +97,7 @@ def fed_cells(model: CausalLM, ids: Tensor, labels: Tensor, policies: Sequence[P
         One cell per policy.
     """
     asked = torch.nonzero(labels >= 0).flatten()
-    start = int(asked[0]) - 2 if len(asked) > 1 else int(asked[0]) - 1
+    start = int(asked[0]) - 2
     prepared = _prepare(model, ids[None, :start], policies)
     cache = CompressedCache.concatenate(prepared.caches)
     logits = feed(model, cache, ids[start:].expand(len(policies), -1))[:, asked - start - 1]
@@ -127,7 +130,7 @@ def generated_cells(
     prepared = _prepare(model, prompt[None], policies)
     count, first = len(policies), prepared.logits.argmax(-1)
     tokens = greedy(model, CompressedCache.concatenate(prepared.caches), first.expand(count), max_new_tokens, stop_ids)
-    answer = torch.tensor(tokens[0], dtype=torch.long)
+    answer = torch.tensor(tokens[0], dtype=torch.long, device=prompt.device)
     divergence = [0.0] * count
     if len(answer):
         logits = feed(model, CompressedCache.concatenate(prepared.caches), answer.expand(count, -1))
@@ -172,8 +175,7 @@ def _cells(
             hits[i],
             divergence[i],
             prepared.recalls[i],
-            prepared.caches[i].memory_bytes(),
-            prepared.caches[i].peak_bytes,
+            *prepared.sizes[i],
             prepared.seconds[i],
             speed,
         )

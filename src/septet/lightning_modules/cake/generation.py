@@ -42,9 +42,13 @@ def greedy(
 
 @torch.no_grad()
 def feed(model: CausalLM, cache: CompressedCache, tokens: Tensor) -> Tensor:
-    """Logits of given tokens behind the prompt, ``(B, T)`` to ``(B, T, V)``; step by step where a policy evicts in between."""
+    """Logits of given tokens behind the prompt, ``(B, T)`` to ``(B, T, V)``.
+
+    Step by step where a policy evicts in between.
+    """
     if all(_stays(policy, cache.appended + tokens.shape[1]) for policy in cache.policies):
-        return model(tokens, cache=cache)
+        logits: Tensor = model(tokens, cache=cache)
+        return logits
     return torch.cat([model(tokens[:, t : t + 1], cache=cache) for t in range(tokens.shape[1])], 1)
 
 
@@ -65,6 +69,9 @@ def generate(
     attention_mask: Tensor | None = None,
     stop_ids: Sequence[int] = (),
 ) -> list[list[int]]:
-    """Read a prompt ``(B, T)`` into an empty cache and continue it greedily; returns the new tokens of each sequence."""
+    """Read a prompt ``(B, T)`` into an empty cache and continue it greedily.
+
+    Returns the new tokens of each sequence.
+    """
     logits = model(input_ids, cache=cache, attention_mask=attention_mask, last_only=True)
     return greedy(model, cache, logits[:, -1].argmax(-1), max_new_tokens, stop_ids)

@@ -1,4 +1,7 @@
-"""Finished cells of an evaluation grid on disk, so that a killed run goes on, and the line that says how long it takes."""
+"""Finished cells of an evaluation grid on disk, so that a killed run goes on.
+
+And the line that says how long it takes.
+"""
 
 import hashlib
 import json

@@ -36,7 +36,7 @@ def _chinese(text: str) -> list[str]:
         + "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～、《》「」『』【】〔〕〖〗“”‘’…—"
     )
     if find_spec("jieba") is not None:
-        import jieba
+        import jieba  # type: ignore[import-not-found]
 
         parts = list(jieba.cut(text, cut_all=False))
     else:

@@ -1,7 +1,7 @@
 """A decoder in Llama layout that reads and fills compressed KV caches (pure torch).
 
-Grouped-query attention, half-rotation rotary embedding, SwiGLU, RMSNorm; Qwen2's biases and Llama 3.1's rotary scaling included.
-Parameter names are those of Hugging Face checkpoints without the leading ``model.``.
+Grouped-query attention, half-rotation rotary embedding, SwiGLU, RMSNorm; Qwen2's biases and Llama 3.1's rotary scaling
+included. Parameter names are those of Hugging Face checkpoints without the leading ``model.``.
 """
 
 import math
@@ -109,8 +109,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Projections of one layer; the cache does the attention.
 
-    The number of local heads follows from the projections' shapes, so that they can be cut by head; ``reduce`` is applied to the
-    output projection's result (an all-reduce in tensor parallel runs).
+    The number of local heads follows from the projections' shapes, so that they can be cut by head; ``reduce`` is
+    applied to the output projection's result (an all-reduce in tensor parallel runs).
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -126,11 +126,13 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor, projection: nn.Linear) -> Tensor:
         """Project and split: ``(B, T, hidden)`` to ``(B, H, T, D)``."""
-        return projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        count = projection.weight.shape[0] // self.head_dim
+        split: Tensor = projection(x).view(x.shape[0], x.shape[1], count, self.head_dim).transpose(1, 2)
+        return split
 
     def output(self, attended: Tensor) -> Tensor:
         """``(B, H_q, T, D)`` to ``(B, T, hidden)``."""
-        out = self.o_proj(attended.transpose(1, 2).flatten(2))
+        out: Tensor = self.o_proj(attended.transpose(1, 2).flatten(2))
         return out if self.reduce is None else self.reduce(out)
 
 
@@ -177,7 +179,8 @@ class DecoderLayer(nn.Module):
 
     def _residual(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.self_attn.output(attended)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
 
     def _prompt(
         self,
@@ -199,7 +202,11 @@ class DecoderLayer(nn.Module):
             stop = min(start + chunk, length)
             query = self.self_attn.heads(normed[:, start:stop], self.self_attn.q_proj)
             query = rotate(query, cos[..., start:stop, :], sin[..., start:stop, :])
-            attended = prefill_attention(query, key[:, :, :stop], value[:, :, :stop], pads=pads)
+            attended = query
+            if query.shape[1]:
+                attended = prefill_attention(query, key[:, :, :stop], value[:, :, :stop], pads=pads)
+            if cache is not None:
+                attended = cache.own(self.index, attended)
             parts.append(self._residual(x[:, start:stop], attended))
             if stop > first:
                 tails.append(query[:, :, max(0, first - start) :])
@@ -218,7 +225,10 @@ class CausalLM(nn.Module):
     """
 
     def __init__(self, config: DecoderConfig, prefill_chunk: int = 2048) -> None:
-        """Build and initialise (embedding N(0, 1), linear N(0, 1 / fan_in), residual outputs half of that, head N(0, 0.02^2))."""
+        """Build and initialise (embedding N(0, 1), linear N(0, 1 / fan_in), residual outputs half of that.
+
+        Head N(0, 0.02^2)).
+        """
         super().__init__()
         self.config, self.prefill_chunk = config, prefill_chunk
         self.shard: Shard | None = None
@@ -234,7 +244,10 @@ class CausalLM(nn.Module):
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw fresh weights from torch's generator (this initialisation learns recall in minutes; 0.02 everywhere does not)."""
+        """Draw fresh weights from torch's generator (this initialisation learns recall in minutes.
+
+        0.02 everywhere does not).
+        """
         nn.init.normal_(self.embed_tokens.weight)
         for name, module in self.layers.named_modules():
             if isinstance(module, nn.Linear):
@@ -316,7 +329,8 @@ class CausalLM(nn.Module):
         rope = self.rope(positions, x.dtype)
         for layer in self.layers:
             x = layer(x, rope, cache, pads, self.prefill_chunk)
-        return self.lm_head(self.norm(x[:, -1:] if last_only else x))
+        logits: Tensor = self.lm_head(self.norm(x[:, -1:] if last_only else x))
+        return logits
 
 
 def left_padding(attention_mask: Tensor | None, input_ids: Tensor) -> list[int] | None:

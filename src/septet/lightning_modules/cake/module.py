@@ -26,9 +26,9 @@ VALUES = ("accuracy", "kl", "recall", "kv_bytes", "peak_bytes", "tokens_per_s", 
 class LongContextModule(Task):
     """Train a small decoder on answer tokens; test every (policy, capacity) cell on long prompts.
 
-    Logged: ``val/accuracy`` (full cache) and, per cell, ``test/<policy>-<C>/accuracy``, ``kl`` (to the full cache), ``recall`` (attention
-    mass kept), ``kv_bytes``, ``peak_bytes``, ``tokens_per_s``, ``prefill_s`` (scoring and trimming). With several context lengths the accuracy
-    is also logged as ``accuracy_<length>``.
+    Logged: ``val/accuracy`` (full cache) and, per cell, ``test/<policy>-<C>/accuracy``, ``kl`` (to the full cache),
+    ``recall`` (attention mass kept), ``kv_bytes``, ``peak_bytes``, ``tokens_per_s``, ``prefill_s`` (scoring and
+    trimming). With several context lengths the accuracy is also logged as ``accuracy_<length>``.
 
     Args:
         config: shape of the built-in model; None with ``pretrained``.
@@ -38,7 +38,8 @@ class LongContextModule(Task):
         warmup_steps: linear warm-up.
         capacities: budgets; each policy with a capacity is evaluated at all of them.
         pretrained: a local model instead of ``config``: folder, folder with one GGUF, or "smollm2".
-        cells_file: where finished cells are kept; default ``cells.jsonl`` in the run directory. Name an old file to go on with it.
+        cells_file: where finished cells are kept; default ``cells.jsonl`` in the run directory. Name an old file to go
+            on with it.
         seed: of the weights (the data has its own).
 
     Raises:
@@ -71,7 +72,7 @@ class LongContextModule(Task):
         self.save_hyperparameters(
             {
                 "config": None if config is None else _plain(asdict(config)),
-                "policies": [policy_spec(policy) for policy in built],
+                "policies": [_plain_spec(policy) for policy in policies],
                 "learning_rate": learning_rate,
                 "weight_decay": weight_decay,
                 "warmup_steps": warmup_steps,
@@ -148,7 +149,7 @@ class LongContextModule(Task):
         accuracy = float(self.train_accuracy.compute())
         self.train_accuracy.reset()
         self.log("train/accuracy", accuracy)
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "advance"):
             self.log("train/stage", float(getattr(data, "stage", 0)))
             if data.advance(accuracy):
@@ -160,7 +161,7 @@ class LongContextModule(Task):
         self.val_accuracy.update((logits.argmax(-1) == labels).float())
         self.log("val/accuracy", self.val_accuracy, batch_size=len(batch["input_ids"]))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW (betas 0.9, 0.95) with linear warm-up."""
         optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay
@@ -185,8 +186,7 @@ class LongContextModule(Task):
 
     def _fingerprint(self) -> str:
         """Distinguishes weights in the names of cells."""
-        weight = self.net.layers[0].self_attn.q_proj.weight
-        assert isinstance(weight, Tensor)
+        weight = self.net.get_parameter("layers.0.self_attn.q_proj.weight")
         return f"{float(weight.double().sum()):.10e}/{float(weight.double().abs().sum()):.10e}"
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
@@ -334,6 +334,13 @@ def _at_capacities(policies: Sequence[Policy], capacities: Sequence[int] | None)
 def _mean(values: Sequence[float | None]) -> float:
     known = [float(value) for value in values if value is not None]
     return sum(known) / len(known) if known else float("nan")
+
+
+def _plain_spec(policy: Any) -> Any:
+    """A policy as it was written in the configuration, or as a plain mapping."""
+    if isinstance(policy, str):
+        return policy
+    return policy_spec(policy) if isinstance(policy, Policy) else dict(policy)
 
 
 def _plain(shape: dict[str, Any]) -> dict[str, Any]:

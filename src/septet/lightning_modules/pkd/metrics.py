@@ -148,7 +148,7 @@ class CocoBoxAP(Metric):
 
     def detections(self) -> tuple[list[int], list[dict[str, Any]]]:
         """Images seen, and their detections as COCO dictionaries (synchronised inside ``compute``)."""
-        if not self.images:
+        if len(self.images) == 0:  # a list before synchronisation, a tensor after
             return [], []
         images = dim_zero_cat(self.images).tolist()
         counts, rows = dim_zero_cat(self.counts).tolist(), dim_zero_cat(self.rows).tolist()

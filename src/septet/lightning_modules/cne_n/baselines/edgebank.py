@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,6 +42,33 @@ class EdgeBank:
         self._code = np.concatenate([self._code, ((src.to(torch.int64) << 32) | dst).numpy()])
         self._time = np.concatenate([self._time, time.double().numpy()])
         self._bank = None
+
+    # -- the interface of models with state: see StreamStateCallback --------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._code, self._time, self._bank = np.empty(0, dtype=np.int64), np.empty(0), None
+
+    def snapshot(self) -> tuple[np.ndarray, np.ndarray]:
+        """The history; arrays are replaced, never changed in place."""
+        return self._code, self._time
+
+    def restore(self, snapshot: tuple[np.ndarray, np.ndarray]) -> None:
+        """Put a history back."""
+        self._code, self._time = snapshot
+        self._bank = None
+
+    def write(self, src: Tensor, dst: Tensor, time: Tensor, edge_feat: Tensor | None = None) -> None:
+        """:meth:`update`, with the arguments of the learned memories."""
+        self.update(src.cpu(), dst.cpu(), time.cpu())
+
+    def score(self, batch: Any, features: Any = None, *, write: bool = True) -> Tensor:
+        """0 or 1 for every asked pair ``(B, 1+K)``; then, with ``write``, the events join the history."""
+        src, dst = batch.pair_src.cpu(), batch.pair_dst.cpu()
+        bits = self.predict(src.flatten(), dst.flatten()).view(src.shape)
+        if write:
+            self.write(src[:, 0], dst[:, 0], batch.time)
+        return bits
 
     def predict(self, src: Tensor, dst: Tensor) -> Tensor:
         """1.0 where the pair is in the bank, else 0.0, ``(B,)`` float."""

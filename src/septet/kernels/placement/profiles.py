@@ -1,0 +1,64 @@
+"""Head profiles from files, and published scores and gates turned into kept tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def read_profile(path: str | Path, name: str | None = None) -> Tensor:
+    """A profile ``(L, H)`` float64 from an .npz with one array (or the named one) or a .tsv.
+
+    Raises:
+        ValueError: if the file is missing, ambiguous or not a table.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"no head profile {str(file)!r} (.npz or .tsv)")
+    if file.suffix == ".npz":
+        with np.load(file) as arrays:
+            if name is None and len(arrays.files) != 1:
+                raise ValueError(f"{file} holds {arrays.files}; name one of them")
+            values = arrays[name or arrays.files[0]]
+    else:
+        values = np.loadtxt(file, ndmin=2)
+    if values.ndim != 2:
+        raise ValueError(f"{file}: a profile is (layers, heads), got shape {values.shape}")
+    return torch.as_tensor(np.asarray(values, dtype=np.float64))
+
+
+def group_mean(profile: Tensor, n_kv_heads: int) -> Tensor:
+    """Mean over the query heads of each KV head: ``(L, H_q)`` to ``(L, H_kv)``.
+
+    Raises:
+        ValueError: if H_q is no multiple of H_kv.
+    """
+    if profile.shape[1] % n_kv_heads:
+        raise ValueError(f"{profile.shape[1]} heads do not group into {n_kv_heads} KV heads")
+    return profile.view(profile.shape[0], n_kv_heads, -1).mean(dim=2)
+
+
+def headkv_tokens(scores: Tensor, capacity: int = 1024, window: int = 8, beta: float = 1.2) -> Tensor:
+    """Kept tokens of HeadKV's scores: a floor for each head plus its share of the common pool (specs: golden README).
+
+    Args:
+        scores: ``(L, H)`` importance scores.
+        capacity: mean kept tokens per head.
+        window: recent tokens that always stay.
+        beta: the pool is 1 / beta of the capacity beyond the window.
+    """
+    layers, heads = scores.shape
+    base = capacity - window
+    pool = int(base / beta)
+    floor = base - pool
+    share = scores / scores.sum()
+    return torch.round(share * pool * layers * heads + floor) + window
+
+
+def duo_tokens(gates: Tensor, length: int = 32768, streaming: int = 320, sparsity: float = 0.5) -> Tensor:
+    """Kept tokens of DuoAttention's gates: heads above the quantile keep everything, the others sink and recent."""
+    threshold = torch.quantile(gates.flatten(), sparsity)
+    return torch.where(gates > threshold, float(length), float(streaming)).to(torch.float64)
