@@ -21,9 +21,9 @@ COMMANDS = {
     "report": ("septet.launch.report", "Markdown and HTML report of runs, paper against ours"),
     "doctor": ("septet.launch.doctor", "what works on this machine, and the remedy for what does not"),
     "bench": ("septet.launch.bench", "measure every figure that the READMEs quote"),
-    "launch": ("", "render, submit and follow SLURM jobs"),
+    "launch": ("septet.launch.slurm.commands", "render, submit and follow SLURM jobs"),
     "assign": ("", "which model and data set for a scenario (SMAP over the ledger)"),
-    "logs": ("", "synchronise offline logs"),
+    "logs": ("septet.launch.logs", "synchronise offline logs"),
 }
 
 

@@ -11,6 +11,7 @@ import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from septet.launch.arguments import StageArguments
 from septet.launch.callbacks import ContinueCurve, LastCheckpoint, PlainProgress, PredictionWriter
@@ -145,9 +146,7 @@ class SeptetCLI(LightningCLI):
         ours = str(type(self.datamodule).__module__).startswith("septet.")
         if getattr(self.datamodule, "shards_itself", ours):
             config["use_distributed_sampler"] = False
-        callbacks = (
-            list(config.get("callbacks") or []) if isinstance(config.get("callbacks"), list) else _as_list(config)
-        )
+        callbacks = _listed(config.get("callbacks"))
         self.record = RecordRun(
             self.run,
             self.stage,
@@ -162,7 +161,10 @@ class SeptetCLI(LightningCLI):
         )
         callbacks += [save, self.record, PredictionWriter(self.run)]
         if self.stage == "fit":
-            callbacks += [ContinueCurve(), *self._checkpoints(callbacks, config), SafePreemption()]
+            restarts = int(os.environ.get("SEPTET_MAX_RESTARTS", "10"))
+            callbacks += [ContinueCurve(), *self._checkpoints(callbacks, config), SafePreemption(max_restarts=restarts)]
+        if os.environ.get("SEPTET_LAUNCHER") == "slurm" and "SLURM_NTASKS" in os.environ:
+            config["plugins"] = [*_listed(config.get("plugins")), SLURMEnvironment(auto_requeue=False)]
         callbacks += self._progress(config)
         config["callbacks"] = callbacks
         return self.trainer_class(**{**config, **kwargs})
@@ -215,8 +217,9 @@ class SeptetCLI(LightningCLI):
         getattr(self.trainer, self.stage)(**kwargs)
 
 
-def _as_list(config: dict[str, Any]) -> list[Callback]:
-    return [config["callbacks"]] if config.get("callbacks") is not None else []
+def _listed(value: Any) -> list[Any]:
+    """None, one or several as a list."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def slug_of(config: Any) -> str:

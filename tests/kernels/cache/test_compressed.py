@@ -108,6 +108,7 @@ def test_window_decode_keeps_the_size_within_the_slack():
             assert cache.positions(i, 0, 0).tolist() == sorted(cache.positions(i, 0, 0).tolist())
             assert cache.positions(i, 0, 0)[-8:].tolist() == list(range(t - 7, t + 1))
     assert len(outs) == LAYERS
+    assert cache._live == cache.memory_bytes()
 
 
 def test_full_cache_is_plain_attention_for_blocks_too():

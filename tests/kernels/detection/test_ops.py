@@ -1,6 +1,7 @@
 """The provided operators against torchvision and autograd, through mmcv's own functions."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -90,7 +91,7 @@ def test_deformable_convolution_equals_torchvision_and_gradcheck(groups: int) ->
     from mmcv.ops import deform_conv2d
 
     generator = torch.Generator().manual_seed(1)
-    options = {"generator": generator, "dtype": torch.float64}
+    options: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
     x = torch.randn(2, 4, 5, 6, **options).requires_grad_()
     offset = (0.3 * torch.randn(2, 2 * 9 * 2, 5, 6, **options)).requires_grad_()
     weight = torch.randn(3 * groups, 4 // groups, 3, 3, **options).requires_grad_()
@@ -106,7 +107,7 @@ def test_modulated_deformable_convolution_gradcheck(with_bias: bool) -> None:
     from mmcv.ops import modulated_deform_conv2d
 
     generator = torch.Generator().manual_seed(2)
-    options = {"generator": generator, "dtype": torch.float64}
+    options: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
     x = torch.randn(1, 2, 5, 5, **options).requires_grad_()
     offset = (0.3 * torch.randn(1, 18, 3, 3, **options)).requires_grad_()
     mask = torch.rand(1, 9, 3, 3, **options).requires_grad_()
@@ -115,7 +116,7 @@ def test_modulated_deformable_convolution_gradcheck(with_bias: bool) -> None:
     ours = modulated_deform_conv2d(x, offset, mask, weight, bias, 2, 1, 1, 1, 1)
     expected = torchvision.ops.deform_conv2d(x, offset, weight, bias, stride=2, padding=1, mask=mask)
     torch.testing.assert_close(ours, expected)
-    inputs = (x, offset, mask, weight, bias) if with_bias else (x, offset, mask, weight)
+    inputs: Any = (x, offset, mask, weight, bias) if with_bias else (x, offset, mask, weight)
     call = (lambda *a: modulated_deform_conv2d(*a, 2, 1)) if with_bias else (
         lambda *a: modulated_deform_conv2d(*a, None, 2, 1)
     )  # fmt: skip

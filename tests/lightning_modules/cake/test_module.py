@@ -68,6 +68,9 @@ def test_checkpoint_holds_plain_types(tmp_path):
     module, runner = module_of(), trainer(tmp_path, max_epochs=1, limit_val_batches=0)
     runner.fit(module, datamodule=recall())
     runner.save_checkpoint(tmp_path / "m.ckpt")
+    saved = torch.load(tmp_path / "m.ckpt", weights_only=True)
+    assert "train_accuracy.mean_value" in saved["state_dict"]
+    assert saved["LongContextText"] == {"stage": 0}
     loaded = LongContextModule.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
     assert (
         loaded.labels

@@ -8,7 +8,7 @@ from torch import nn
 
 from septet.lightning_modules.pkd.optim import build_optimizer, build_schedule, optimiser_steps
 
-PARAMWISE = [
+PARAMWISE: list[dict[str, Any]] = [
     {"norm_decay_mult": 0.0, "bias_lr_mult": 2.0, "bias_decay_mult": 0.0},
     {"dwconv_decay_mult": 0.1, "custom_keys": {"body": {"lr_mult": 0.1}, "body.2": {"lr_mult": 0.5, "decay_mult": 0}}},
 ]

@@ -62,7 +62,7 @@ def test_convert_batch_restores_pixels_order_and_padding() -> None:
 
 def test_equal_statistics_share_the_batch() -> None:
     images = torch.randn(1, 3, 4, 4)
-    assert convert_batch(images, SOURCE, Normalisation(list(SOURCE.mean), list(SOURCE.std), True), [(4, 4)]) is images
+    assert convert_batch(images, SOURCE, Normalisation(SOURCE.mean, SOURCE.std, True), [(4, 4)]) is images
 
 
 def test_loss_factor_over_epochs() -> None:

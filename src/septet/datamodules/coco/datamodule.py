@@ -248,12 +248,13 @@ class COCODetection(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Pictures of ``predict_images`` (validation images where not given), one by one."""
-        if self.predict_images is None:
-            return self._evaluation("val")
-        folder = Path(self.predict_images)
+        dataset = self.datasets["val"] if self.predict_images is None else self._pictures(Path(self.predict_images))
+        return DataLoader(dataset, batch_size=1, collate_fn=collate, num_workers=self.num_workers)
+
+    def _pictures(self, folder: Path) -> DetectionDataset:
+        """Every picture of a folder, numbered from 1 in the order of their paths."""
         paths = sorted(p for p in folder.glob("**/*") if p.suffix.lower() in _PICTURES) if folder.is_dir() else []
         if not paths:
             raise ValueError(f"no picture ({', '.join(sorted(_PICTURES))}) in predict_images={folder}")
         records = [{"img_id": i, "img_path": str(p), "instances": []} for i, p in enumerate(paths, start=1)]
-        dataset = DetectionDataset(records, default_pipeline(self.image_scale, None), self.seed)
-        return DataLoader(dataset, batch_size=1, collate_fn=collate, num_workers=self.num_workers)
+        return DetectionDataset(records, default_pipeline(self.image_scale, None), self.seed)

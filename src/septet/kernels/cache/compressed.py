@@ -62,6 +62,7 @@ class CompressedCache:
         self.memo: dict[tuple[object, ...], LayerScore] | None = None
         """Scores by (layer, sequence, score key), shared by caches of the same prompt (see ``RecordedPrompt``)."""
         self._appended = [0] * n_layers
+        self._live: int | None = None
         self._decode = DecodeEviction(policies, n_layers)
 
     @property
@@ -139,7 +140,9 @@ class CompressedCache:
             out = decode_attention(query, stored, scale=scale, allow_empty=empty)
         else:
             out = append_attention(query, stored, scale=scale, allow_empty=empty)
+        before = stored.memory_bytes()
         self._decode.step(layer, query, stored, self.shard, scale)
+        self._account(stored.memory_bytes() - before)
         return out
 
     def own(self, layer: int, attended: Tensor) -> Tensor:
@@ -155,9 +158,15 @@ class CompressedCache:
         stored = self.layer(layer)
         start = torch.tensor(self.prompt_lengths) + self._appended[layer]
         positions = start[:, None] + torch.arange(key.shape[2])
+        before = stored.memory_bytes()
         stored.append(key, value, positions, self._mask(layer))
         self._appended[layer] += key.shape[2]
-        self.peak_bytes = max(self.peak_bytes, self.memory_bytes())
+        self.peak_bytes = max(self.peak_bytes, self._account(stored.memory_bytes() - before))
+
+    def _account(self, change: int) -> int:
+        """Live bytes of all layers after one changed; counted afresh only after a prefill."""
+        self._live = self.memory_bytes() if self._live is None else self._live + change
+        return self._live
 
     def _mask(self, layer: int) -> Tensor | None:
         if self.shard.rows is None:
@@ -195,6 +204,7 @@ class CompressedCache:
         keeps = [self._plan(layer, row) for row in range(self.batch_size)]
         for earlier in range(layer):
             self.layer(earlier).compact([keep[earlier] for keep in keeps])
+        self._live = None
         self.layers[layer] = RaggedLayer.gather(key, value, [keep[layer] for keep in keeps], starts)
         self._record(layer)
 

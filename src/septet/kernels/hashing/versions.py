@@ -11,6 +11,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,18 +115,24 @@ def _versions(memory: HashNeighborMemory, part: Stream, group: Tensor, groups: i
     segment = torch.zeros_like(row)
     segment[1:] = (row[1:] != row[:-1]).cumsum(0)
     floor = (segment * (len(ids) + 1)).unsqueeze(1)
-    writer = _running_max(writer.view(-1, width) + floor) - floor
+    writer = _running_max(writer.view(-1, width) + floor, segment) - floor
     values = torch.cat([ids.new_zeros(1), ids]).to(memory.table.dtype)[writer]
     return Versions(key, row, torch.where(writer == 0, memory.table[row], values))
 
 
-def _running_max(x: Tensor) -> Tensor:
-    """Running maximum along dimension 0 (numpy on the CPU: torch.cummax also returns positions)."""
-    if x.device.type == "cpu":
-        import numpy as np
+def _running_max(x: Tensor, segment: Tensor) -> Tensor:
+    """Running maximum along dimension 0, where no value of a segment reaches the next one's.
 
+    numpy on the CPU. On a GPU a scan over few columns would run on few threads, so maxima of doubled reach are taken
+    over the whole matrix, as often as the longest segment needs.
+    """
+    if x.device.type == "cpu":
         return torch.from_numpy(np.maximum.accumulate(x.numpy(), axis=0))
-    return torch.cummax(x, 0).values
+    longest, reach = int(torch.unique_consecutive(segment, return_counts=True)[1].max()), 1
+    while reach < longest:
+        x = torch.cat([x[:reach], torch.maximum(x[reach:], x[:-reach])])
+        reach *= 2
+    return x
 
 
 def _read(table: Tensor, versions: Versions, nodes: Tensor, group: Tensor, groups: int) -> Tensor:

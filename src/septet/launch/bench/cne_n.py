@@ -309,29 +309,49 @@ def scaling(quick: bool) -> list[dict[str, Any]]:
 
 
 def gpu(quick: bool) -> list[dict[str, Any]]:
-    """Structure pass and writes on a GPU, wall time after synchronisation."""
-    nodes, events = (10_000, 65_536) if quick else (1_000_000, 1_000_000)
-    stream = powerlaw_events(nodes, events)
-    columns = [c.cuda() for c in (stream.src, stream.dst, stream.time)]
-    src, dst, now = columns
-    index = TemporalNeighborIndex(src, dst, now, num_nodes=nodes)
-    with torch.device("cuda"):
-        memory = HashNeighborMemory(nodes, LONG)
-    negative = columns[1].flip(0)
-    query = torch.stack([columns[1], negative], 1)
-    ours = (*columns, columns[0].unsqueeze(1).expand_as(query).contiguous(), query)
+    """Structure pass with one negative on a GPU, wall time after synchronisation; sizes up to 1e8 events."""
+    sizes = [(10_000, 65_536, 65_536)] if quick else [(1_000_000, 1_000_000, 1_000_000)]
+    sizes += [] if quick else [(10_000_000, 100_000_000, 100_000_000)]
     rows = []
-    for granularity in ("timestamp", 65_536):
-
-        def work(g: Any = granularity) -> None:
-            for a in range(0, events, 65_536):
-                part = [c[a : a + 65_536] for c in ours]
-                structure_pass(memory, index, *part, length=LENGTH, granularity=g)
-            torch.cuda.synchronize()
-
-        work()
+    for nodes, events, used in sizes:
+        stream = powerlaw_events(nodes, events)
+        torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - start
-        rows.append(row(f"structure, granularity {granularity}", events / seconds, "events/s", note=f"{nodes:,} nodes"))
+        src, dst, now = (c.cuda() for c in (stream.src, stream.dst, stream.time))
+        index = TemporalNeighborIndex(src, dst, now, num_nodes=nodes)
+        torch.cuda.synchronize()
+        note = f"{events:,} power-law events, {nodes:,} nodes"
+        rows.append(
+            row(f"index build, {nodes:,} nodes", time.perf_counter() - start, "s", note=f"{note}, copy included")
+        )
+        with torch.device("cuda"):
+            memory = HashNeighborMemory(nodes, LONG)
+        for granularity in ("timestamp", 65_536):
+            seconds = gpu_pass(memory, index, (src, dst, now), used, granularity)
+            name, limit = f"structure, granularity {granularity}, {nodes:,} nodes", "1e8 events in 180 s"
+            rows.append(row(name, used / seconds, "events/s", limit=limit, note=f"{note}, {used:,} in {seconds:.1f} s"))
+        peak = torch.cuda.max_memory_allocated() / 1e9
+        rows.append(row(f"peak GPU memory, {nodes:,} nodes", peak, "GB", limit="24", note=note))
     return rows
+
+
+def gpu_pass(
+    memory: HashNeighborMemory, index: TemporalNeighborIndex, events: tuple[Tensor, ...], used: int, granularity: Any
+) -> float:
+    """Wall seconds of a pass over the last ``used`` events, in calls of 131,072, after one warm-up call."""
+    src, dst, now = events
+    for warm in (True, False):
+        memory.reset()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for a in range(len(src) - used, len(src), 131_072):
+            at = slice(a, a + 131_072)
+            query = torch.stack([dst[at], dst[at].flip(0)], 1)
+            asked_src = src[at].unsqueeze(1).expand_as(query).contiguous()
+            structure_pass(
+                memory, index, src[at], dst[at], now[at], asked_src, query, length=LENGTH, granularity=granularity
+            )
+            if warm:
+                break
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -104,8 +104,9 @@ class LongContextModule(Task):
         return module
 
     def configure_metrics(self) -> None:
-        """Means over an epoch."""
+        """Means over an epoch; the training one travels in checkpoints, for the curriculum judges whole epochs."""
         self.train_accuracy, self.val_accuracy = MeanMetric(), MeanMetric()
+        self.train_accuracy.persistent(True)
 
     def configure_model(self) -> None:
         """Build or load the model once."""

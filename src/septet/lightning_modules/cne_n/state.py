@@ -15,13 +15,12 @@ class StreamStateCallback(pl.Callback):
     The network offers ``reset``, ``snapshot``, ``restore`` and ``write``. State A stands after the training events (of
     the epoch so far), B after the validation events. Validation starts from A, its new-node part from A again, and
     training goes on from A; test starts from B, its new-node part from B again. ``validate``, ``test`` and ``predict``
-    without a fit replay the events with the weights at hand.
+    from a checkpoint of a whole epoch take its state A; without one they replay the events with the weights at hand.
     """
 
     def __init__(self) -> None:
         self._start: Any = None
         self._before: Any = None
-        self._resumed: dict[str, Any] | None = None
         self._net: Any = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -34,39 +33,48 @@ class StreamStateCallback(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """An empty state, or the one of the checkpoint when resuming inside an epoch."""
         self._net = pl_module.net
-        if self._resumed is not None and trainer.fit_loop.epoch_loop.batch_progress.current.completed > 0:
-            self._net.restore(self._resumed)
+        saved = getattr(pl_module, "stream_state", None)
+        if saved is not None and trainer.fit_loop.epoch_loop.batch_progress.current.completed > 0:
+            self._net.restore(saved["state"])
         else:
             self._net.reset()
-        self._resumed = None
+        pl_module.stream_state = None  # type: ignore[assignment]
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """State A."""
         self._net = pl_module.net
         self._before = self._net.snapshot()
         if trainer.state.fn != TrainerFn.FITTING:
-            self._replay(trainer, "train")
+            self._to_a(trainer, pl_module)
         self._start = self._net.snapshot()
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """State B."""
         self._net = pl_module.net
         self._before = self._net.snapshot()
-        self._replay(trainer, "train", "val")
+        self._to_a(trainer, pl_module)
+        self._replay(trainer, "val")
         self._start = self._net.snapshot()
 
     on_predict_start = on_test_start
 
-    def _replay(self, trainer: pl.Trainer, *parts: str) -> None:
-        """Write the events of the parts into an empty state."""
+    def _to_a(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The checkpoint's state A, or a replay of the training events."""
+        saved = getattr(pl_module, "stream_state", None)
+        if saved is not None and saved["whole"]:
+            self._net.restore(saved["state"])
+            return
+        self._net.reset()
+        self._replay(trainer, "train")
+
+    def _replay(self, trainer: pl.Trainer, part: str) -> None:
+        """Write the events of a part."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         stream, device = data.stream, trainer.strategy.root_device
-        self._net.reset()
-        for part in parts:
-            for at in torch.split(getattr(data.splits, part), data.batch_size):
-                edge = None if stream.edge_feat is None else stream.edge_feat[at + 1].to(device)
-                columns = (c[at].to(device) for c in (stream.src, stream.dst, stream.time))
-                self._net.write(*columns, edge)
+        for at in torch.split(getattr(data.splits, part), data.batch_size):
+            edge = None if stream.edge_feat is None else stream.edge_feat[at + 1].to(device)
+            src, dst, time = (c[at].to(device) for c in (stream.src, stream.dst, stream.time))
+            self._net.write(src, dst, time, edge)
 
     def _part_start(self, batch_idx: int, dataloader_idx: int) -> None:
         if batch_idx == 0 and dataloader_idx > 0:
@@ -93,12 +101,3 @@ class StreamStateCallback(pl.Callback):
         self._net.restore(self._before)
 
     on_predict_end = on_test_end
-
-    def state_dict(self) -> dict[str, Any]:
-        """A learned state depends on all earlier weights, so it travels in the checkpoint."""
-        state = {} if self._net is None else self._net.snapshot()
-        return {"net": state if isinstance(state, dict) else {}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Used when training resumes inside an epoch."""
-        self._resumed = state_dict["net"] or None

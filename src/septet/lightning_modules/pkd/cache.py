@@ -112,9 +112,9 @@ class FeatureCache:
             raise KeyError(f"image {image_id} with flip {int(flip)} is not part of this cache")
         return self._rows[image_id] * self.flips + int(flip)
 
-    def has(self, image_ids: Sequence[int], flips: Sequence[int]) -> bool:
-        """Whether all of these were written."""
-        return all(self._written[self._entry(i, f)] for i, f in zip(image_ids, flips, strict=True))
+    def has(self, image_id: int, flip: int) -> bool:
+        """Whether the maps of this image were written."""
+        return bool(self._written[self._entry(image_id, flip)])
 
     def check_shape(self, padded: Sequence[int]) -> None:
         """Refuse a batch of another padded size than the cache was made for (ValueError)."""

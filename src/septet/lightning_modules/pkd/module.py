@@ -205,12 +205,12 @@ class DetectionDistiller(Task):
         self.log("train/loss_det", total.detach(), batch_size=size)
         for name, value in parts.items():
             if name != "loss":
-                self.log(f"train/{name}", value.detach(), batch_size=size, on_step=False, on_epoch=True)
+                self.log(f"train/{name}", value.detach(), batch_size=size)
         for i, levels in self.distill_losses(data, self.active(self.current_epoch)).items():
             name = f"kd{i}_{self.loss_specs[i].method}"
             self.log(f"train/{name}", levels.detach().sum(), batch_size=size)
             for level, value in enumerate(levels.detach()):
-                self.log(f"train/{name}_level{level}", value, batch_size=size, on_step=False, on_epoch=True)
+                self.log(f"train/{name}_level{level}", value, batch_size=size)
             total = total + levels.sum()
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         return total

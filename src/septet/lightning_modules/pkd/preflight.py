@@ -42,6 +42,11 @@ class LevelReport:
     constant_teacher: float
     gradient_ratio: float | None
 
+    def __str__(self) -> str:
+        """One line; a dash where a figure is not defined."""
+        r, ratio = (f"{x:.3g}" if x is not None else "-" for x in (self.mean_r, self.gradient_ratio))
+        return f"{self.pair}: loss {self.loss:.4f}, mean r {r}, gradient KD : detection {ratio}"
+
 
 @dataclass
 class PreflightReport:
@@ -74,7 +79,7 @@ class PreflightReport:
                 f"{teacher['strides']}, channels {teacher['channels']}"
             )
         for name, levels in self.levels.items():
-            lines += [f"  {name} {x.pair}: loss {x.loss:.4f}, r {x.mean_r}, KD/det {x.gradient_ratio}" for x in levels]
+            lines += [f"  {name} {x}" for x in levels]
         lines += [f"  warning: {text}" for text in self.warnings] + [f"  ERROR: {text}" for text in self.errors]
         return "\n".join(lines)
 

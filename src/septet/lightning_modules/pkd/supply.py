@@ -70,20 +70,22 @@ class FeatureSupply:
         """
         if self._folder is None:
             return self._live(teacher, images, source, valid)
-        keys = [int(s.img_id) for s in samples], [int(bool(s.metainfo.get("flip", False))) for s in samples]
+        keys = [(int(s.img_id), int(bool(s.metainfo.get("flip", False)))) for s in samples]
         cache = self._caches.get(teacher)
-        if cache is None:
-            maps = self._live(teacher, images, source, valid)
-            cache = self._caches[teacher] = self._open(teacher, maps, images)
-        elif cache.has(*keys):
-            cache.check_shape(tuple(images.shape[-2:]))
-            return [level.to(images.device, torch.float32) for level in cache.read(*keys)]
-        else:
-            maps = self._live(teacher, images, source, valid)
-        cache.check_shape(tuple(images.shape[-2:]))
-        for n, (image, flip) in enumerate(zip(*keys, strict=True)):
-            cache.write(image, flip, [level[n] for level in maps])
-        return maps
+        if cache is not None:
+            cache.check_shape(images.shape[-2:])
+        missing = [n for n, key in enumerate(keys) if cache is None or not cache.has(*key)]
+        if missing:
+            maps = self._live(teacher, images[missing], source, [valid[n] for n in missing])
+            if cache is None:
+                cache = self._caches[teacher] = self._open(teacher, maps, images)
+            for n, levels in zip(missing, zip(*maps, strict=True), strict=True):
+                cache.write(*keys[n], list(levels))
+            if len(missing) == len(keys):
+                return maps
+        assert cache is not None
+        image_ids, flips = zip(*keys, strict=True)
+        return [level.to(images.device, torch.float32) for level in cache.read(image_ids, flips)]
 
     def _live(
         self, teacher: int, images: Tensor, source: Normalisation, valid: Sequence[tuple[int, int]]

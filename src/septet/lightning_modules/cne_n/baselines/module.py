@@ -46,6 +46,7 @@ class LinkBaseline(LinkPrediction):
         self.save_hyperparameters({"name": name, "net": dict(net), "lr": lr})
         self.baseline, self.net_args, self.lr = name, dict(net), lr
         self.net: Any = None
+        self.stream_state: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
         """Build the network once; a memory is sized for the stream."""
@@ -59,6 +60,19 @@ class LinkBaseline(LinkPrediction):
     def configure_callbacks(self) -> list[Callback]:
         """Models with state get its life cycle."""
         return [StreamStateCallback()] if self.baseline == "tgn" else []
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A learned state depends on all earlier weights, so it travels with them."""
+        super().on_save_checkpoint(checkpoint)
+        if isinstance(self.net, TGN):
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+            whole = done >= self.trainer.num_training_batches
+            checkpoint["stream_state"] = {"state": self.net.snapshot(), "whole": bool(whole)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state until a stage begins."""
+        super().on_load_checkpoint(checkpoint)
+        self.stream_state = checkpoint.get("stream_state")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam without decay."""
