@@ -18,6 +18,7 @@ from septet.lightning_modules.cake.metrics import NeedleGrid, score_answer
 from septet.lightning_modules.cake.model import CausalLM, DecoderConfig
 from septet.lightning_modules.cake.pictures import accuracy_against_bytes, needle_heat_map, stage_budgets
 from septet.lightning_modules.cake.pretrained import load_pretrained
+from septet.lightning_modules.cake.sharded import prompt_of, sharded_cells
 from septet.lightning_modules.task import Task
 
 VALUES = ("accuracy", "kl", "recall", "kv_bytes", "peak_bytes", "tokens_per_s", "prefill_s")
@@ -192,12 +193,24 @@ class LongContextModule(Task):
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Every prompt of the batch under every policy."""
+        if self.net.shard is not None:
+            self._test_sharded(batch)
+            return
         computed = False
         for row in range(len(batch["input_ids"])):
             computed |= self._test_row(batch, row)
         line = self._progress.step(len(batch["input_ids"]), computed)
         if self._progress.total:
             rank_zero_info(line)
+
+    def _test_sharded(self, batch: Mapping[str, Any]) -> None:
+        """A batch on a model that is cut over processes; all ranks compute the same results."""
+        cells, sizes = sharded_cells(self.net, batch, self.policies, self._stop_ids())
+        for label, of_policy, per_device in zip(self.labels, cells, sizes, strict=True):
+            for row, cell in enumerate(of_policy):
+                self._results[label].append(self._row(cell, batch, row, label))
+            for device, size in enumerate(per_device):
+                self.log(f"test/{label}/kv_bytes_device{device}", size, on_epoch=True, batch_size=1)
 
     def _test_row(self, batch: Mapping[str, Any], row: int) -> bool:
         """One prompt; True if anything had to be computed."""
@@ -287,6 +300,8 @@ class LongContextModule(Task):
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """One answer row per prompt and policy."""
+        if self.net.shard is not None:
+            return self._predict_sharded(batch)
         out = []
         for row in range(len(batch["input_ids"])):
             ids = batch["input_ids"][row][batch["attention_mask"][row].bool()]
@@ -307,6 +322,25 @@ class LongContextModule(Task):
                     }
                 )
         return out
+
+    def _predict_sharded(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The rows of rank zero; the other ranks compute along and write nothing."""
+        count = batch["max_new_tokens"] or 16
+        cells, _ = sharded_cells(self.net, {**batch, "max_new_tokens": count}, self.policies, self._stop_ids())
+        if not self.trainer.is_global_zero:
+            return []
+        decode = self.trainer.datamodule.decode  # type: ignore[attr-defined]
+        return [
+            {
+                "sample": batch["sample"][row],
+                "policy": of_policy[row].policy,
+                "answer": decode(of_policy[row].tokens),
+                "prompt_tokens": len(prompt_of(batch, row)),
+                "kv_bytes": of_policy[row].kv_bytes,
+            }
+            for row in range(len(batch["input_ids"]))
+            for of_policy in cells
+        ]
 
     def record_fields(self) -> dict[str, Any]:
         """Model and protocol blocks of the record."""

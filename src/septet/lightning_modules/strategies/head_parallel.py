@@ -30,6 +30,7 @@ class ProcessShard(Shard):
         rows: per layer and local head the batch rows ``[start, stop)``.
         group: process group, None for the default one.
         device: where collectives take place.
+        batch_size: rows that every batch must have.
     """
 
     def __init__(
@@ -39,9 +40,17 @@ class ProcessShard(Shard):
         rows: Sequence[Sequence[tuple[int, int]]],
         group: Any,
         device: torch.device,
+        batch_size: int,
     ) -> None:
         super().__init__(heads, n_kv_heads, rows)
-        self.group, self.device = group, device
+        self.group, self.device, self.batch_size = group, device, batch_size
+
+    def per_device(self, value: float) -> list[float]:
+        """This number of every rank, in rank order."""
+        numbers = torch.zeros(dist.get_world_size(self.group), dtype=torch.float64, device=self.device)
+        numbers[dist.get_rank(self.group)] = value
+        dist.all_reduce(numbers, group=self.group)
+        return [float(n) for n in numbers]
 
     def is_whole(self) -> bool:
         """Never: other ranks hold the rest, even where this one holds every head of a layer."""
@@ -106,9 +115,8 @@ def parallelise(model: CausalLM, plan: HeadPlan, group: Any = None) -> CausalLM:
         cut = _indices(config, heads[index], world, rank)
         _cut_layer(layer, cut, partial(_sum, group=group))
         cuts |= {f"layers.{index}.{name}": value for name, value in cut.items()}
-        _serve_rows(layer.self_attn.o_proj, rows[index], plan.batch_size, config)  # type: ignore[union-attr]
     collective = device if device.type != "meta" else torch.device("cpu")
-    model.shard = ProcessShard(heads, config.n_kv_heads, rows, group, collective)
+    model.shard = ProcessShard(heads, config.n_kv_heads, rows, group, collective, plan.batch_size)
     model.new_cache = partial(_new_cache, model, plan)  # type: ignore[method-assign]
     model.load_hf_state_dict = partial(_load_slices, model, cuts)  # type: ignore[method-assign]
     return model
@@ -172,21 +180,6 @@ def _cut_layer(layer: Any, cut: Mapping[str, list[Tensor | None]], reduce: Any) 
         linear.out_features, linear.in_features = linear.weight.shape
     layer.self_attn.reduce = reduce
     layer.mlp.reduce = reduce
-
-
-def _serve_rows(o_proj: nn.Linear, rows: list[tuple[int, int]], batch_size: int, config: Any) -> None:
-    """Let each replica fill its own batch rows of the attention output and leave the others zero."""
-    width = config.size * config.n_heads // config.n_kv_heads
-    if all((start, stop) == (0, batch_size) for start, stop in rows):
-        return
-    mask = torch.zeros(batch_size, 1, len(rows) * width)
-    for index, (start, stop) in enumerate(rows):
-        mask[start:stop, :, index * width : (index + 1) * width] = 1.0
-
-    def mask_rows(module: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
-        return (arguments[0] * mask.to(arguments[0]),)
-
-    o_proj.register_forward_pre_hook(mask_rows)
 
 
 def _new_cache(
