@@ -166,7 +166,7 @@ def test_cancel(launch, cluster):
 
 
 def test_dependency_waits_for_the_first_job(launch, cluster):
-    first, _ = launch.submit("--set", "mem=400M", command=[*TOY, "--name", "one", "--trainer.max_epochs=1"])
+    first, _ = launch.submit("--set", "mem=400M", command=[*TOY, "--name", "one", "--trainer.max_epochs=1", "--model.init_args.pause=2"])
     second, run = launch.submit(
         "--set", "mem=400M", "--set", f"dependency=afterok:{first}", command=[*TOY, "--name", "two", "--trainer.max_epochs=1"]
     )

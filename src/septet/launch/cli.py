@@ -79,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(name: str, arguments: list[str]) -> int:
     if name in STAGES:
+        from septet.launch.signals import note_from_now_on
+
+        note_from_now_on()
         from septet.launch.stages import run_stage
 
         return run_stage(name, arguments)

@@ -47,7 +47,7 @@ _ROWS = (
         module="septet.lightning_modules.cake.LongContextModule",
         datamodule="septet.datamodules.long_context.LongContextText",
         extra="kv",
-        configs=("fairkv/smoke.yaml",),
+        configs=("fairkv/smoke_2proc.yaml",),
     ),
     Method(
         slug="drivingdojo",
@@ -97,5 +97,10 @@ _ROWS = (
         configs=("pkd/smoke.yaml",),
     ),
 )
+
+def room(slug: str) -> str:
+    """Folder of a method's README and ``paper.yaml`` under ``lightning_modules``."""
+    return "strategies" if slug == "fairkv" else slug
+
 
 METHODS: Mapping[str, Method] = MappingProxyType({row.slug: row for row in _ROWS})

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from importlib.resources import files
 
 from septet.launch.errors import UsageError, did_you_mean
-from septet.launch.methods import METHODS, Method
+from septet.launch.methods import METHODS, Method, room
 
 
 def shipped_configs(slug: str) -> list[str]:
@@ -63,7 +63,7 @@ def _card(method: Method) -> str:
     for config in shipped_configs(method.slug):
         first = (files("septet") / config).read_text().splitlines()[0]
         lines.append(f"  {first.removeprefix('#').strip()}")
-    readme = files("septet") / "lightning_modules" / method.slug / "README.md"
+    readme = files("septet") / "lightning_modules" / room(method.slug) / "README.md"
     if readme.is_file():
         lines += ["", readme.read_text().rstrip()]
     return "\n".join(lines)

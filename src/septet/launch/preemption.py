@@ -14,6 +14,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from septet.launch import signals
+
 PREEMPTED = 75
 
 
@@ -39,21 +41,22 @@ class SafePreemption(Checkpoint):
         if every_n_batches < 1:
             raise ValueError(f"every_n_batches is {every_n_batches}; it must be at least 1")
         self.every_n_batches, self.max_restarts = every_n_batches, max_restarts
-        self.requeue_signal = getattr(signal, os.environ.get("SEPTET_REQUEUE_SIGNAL", "SIGUSR1"), signal.SIGUSR1)
-        self._flag, self._told, self._leave_with = 0, 0.0, 0
+        self._told, self._leave_with = 0.0, 0
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers (after Lightning's own)."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGTERM, self.requeue_signal):
+        if os.environ.get("SEPTET_LAUNCHER") != "slurm":
+            signals.noted = 0  # nobody noted for this run before
+        for number in (signal.SIGTERM, signals.requeue_signal()):
             self._previous[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: 1 for SIGTERM, 2 for the requeue signal."""
-        self._told = self._told if self._flag else time.monotonic()
-        self._flag = max(self._flag, 2 if number == self.requeue_signal else 1)
+        """Signal handler."""
+        self._told = self._told if signals.noted else time.monotonic()
+        signals.note(number, frame)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -103,7 +106,7 @@ class SafePreemption(Checkpoint):
 
     def _agreed_flag(self, trainer: Trainer, pl_module: LightningModule, patience: float = 0.0) -> int:
         """The largest flag of all ranks."""
-        flag = self._flag if time.monotonic() - self._told >= patience else 0
+        flag = signals.noted if time.monotonic() - self._told >= patience else 0
         if trainer.world_size > 1:
             tensor = torch.tensor(flag, device=pl_module.device)
             torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)

@@ -41,6 +41,7 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*srun.*command is available on your system but is not used.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     warnings.filterwarnings("ignore", message=".*dirpath has changed from.*")
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from septet.launch.methods import METHODS
+from septet.launch.methods import METHODS, room
 from septet.launch.runs import ledger, runs_root
 
 
@@ -117,7 +117,7 @@ def published(slug: str) -> list[dict[str, Any]]:
     """The method's ``paper.yaml``: dataset, metric, value, source, protocol, config."""
     import yaml
 
-    file = files("septet") / "lightning_modules" / slug / "paper.yaml"
+    file = files("septet") / "lightning_modules" / room(slug) / "paper.yaml"
     if slug not in METHODS or not file.is_file():
         return []
     return list(yaml.safe_load(file.read_text()) or [])
@@ -181,7 +181,7 @@ def _with_ours(base: Row, pool: list[dict[str, Any]]) -> Row:
 
 def _deviations(slug: str) -> str:
     """The README's section on what differs from the paper, if it has one."""
-    file = files("septet") / "lightning_modules" / slug / "README.md"
+    file = files("septet") / "lightning_modules" / room(slug) / "README.md"
     if slug not in METHODS or not file.is_file():
         return ""
     parts = file.read_text().split("\n## ")

@@ -18,6 +18,8 @@ from septet.kernels.placement import HeadPlan, contiguous_plan, read_profile, so
 from septet.kernels.policies.base import Policy
 from septet.lightning_modules.cake.model import CausalLM, DecoderConfig
 from septet.lightning_modules.strategies.head_parallel import parallelise
+from septet.lightning_modules.strategies.pictures import plan_figure
+from septet.lightning_modules.task import Task
 
 
 class FairKVStrategy(ModelParallelStrategy):
@@ -95,6 +97,7 @@ class FairKVStrategy(ModelParallelStrategy):
             parallelise(model, self.plan, self.device_mesh["tensor_parallel"].get_group())
             self._cut = True
             rank_zero_info(self._summary())
+            self._draw(model.config)
         super().setup(trainer)
 
     @override
@@ -122,22 +125,33 @@ class FairKVStrategy(ModelParallelStrategy):
                 )
             return self.plan
         devices = self.device_mesh["tensor_parallel"].size()
-        if self.profile is None:
-            if config.n_kv_heads % devices == 0:
-                return contiguous_plan(config.n_layers, config.n_kv_heads, devices, self.batch_size)
-            tokens = torch.ones(config.n_layers, config.n_kv_heads, dtype=torch.float64)
-        else:
-            tokens = check_profile(self._read_profile(), config)
-        cost = weight_cost_in_tokens(config) if self.weight_cost == "auto" else float(self.weight_cost)
+        if self.profile is None and config.n_kv_heads % devices == 0:
+            return contiguous_plan(config.n_layers, config.n_kv_heads, devices, self.batch_size)
+        loads, cost = self._loads(config)
         return solve(
-            self.batch_size * tokens, devices, batch_size=self.batch_size, copies=self.copies,
-            cardinality=self.cardinality, weight_cost=cost,
-        )  # fmt: skip
+            loads, devices, batch_size=self.batch_size, copies=self.copies, cardinality=self.cardinality, weight_cost=cost
+        )
 
     def _read_profile(self) -> Tensor:
         if isinstance(self.profile, str | Path):
             return read_profile(self.profile)
         return torch.as_tensor(self.profile, dtype=torch.float64)
+
+    def _loads(self, config: DecoderConfig) -> tuple[Tensor, float]:
+        """Loads of the whole batch in tokens of one KV head, and the weight cost in the same unit."""
+        tokens = torch.ones(config.n_layers, config.n_kv_heads, dtype=torch.float64)
+        if self.profile is not None:
+            tokens = check_profile(self._read_profile(), config)
+        cost = weight_cost_in_tokens(config) if self.weight_cost == "auto" else float(self.weight_cost)
+        return self.batch_size * tokens, cost
+
+    def _draw(self, config: DecoderConfig) -> None:
+        """The plan's picture in the run directory, and the plan file beside it."""
+        module = self.lightning_module
+        assert self.plan is not None
+        if isinstance(module, Task) and self.global_rank == 0:
+            module.save_picture("head_plan", plan_figure(self.plan, *self._loads(config)))
+            module.save_media("head_plan.json", self.plan.to_json())
 
     def _summary(self) -> str:
         assert self.plan is not None

@@ -1,0 +1,302 @@
+"""Scenario records: one measured value of a model on a data set, its canonical key, and how repeats are pooled."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from septet.datamodules.scenarios.plausible import plausibility
+
+Record = dict[str, Any]
+
+IDENTITY: dict[str, tuple[str, ...] | None] = {
+    "scenario": ("task", "modality", "horizon", "domain", "metric", "direction", "unit"),
+    "dataset": ("name", "version", "split", "channel"),
+    "model": ("name", "variant", "config_sha256"),
+    "protocol": None,
+}
+"""Fields that make a key, per block; None: all of them."""
+STATES = ("claimed", "done", "failed", "quarantined", "retracted", "stale")
+ALIASES: dict[str, dict[str, str]] = json.loads(
+    (files("septet.datamodules.scenarios") / "aliases.json").read_text(encoding="utf-8")
+)
+_MAX = "ap map auc acc accuracy mrr ndcg recall precision f1 ssim psnr r2 rank1 rank5 rank10 minp mpr iou miou top1 top3"
+_MIN = "loss mae rmse mse mape smape mase wape msis crps epe fid fvd lpips nll perplexity kl regret1 regret3 gregret1"
+METRIC_DIRECTION: dict[str, str] = {
+    **dict.fromkeys(_MAX.split() + "ndcg1 ndcg5 tau wtau mrr1 auc1 hit hits ari nmi".split(), "max"),
+    **dict.fromkeys(_MIN.split() + "nregret lratio latency_ms error".split(), "min"),
+}
+"""Which way is better; a metric that is not here is not ingested."""
+
+__all__ = [
+    "ALIASES",
+    "METRIC_DIRECTION",
+    "canonical_json",
+    "canonical_key",
+    "from_ledger",
+    "observation_id",
+    "plausibility",
+    "pool",
+    "read_records",
+    "validate_record",
+]
+
+
+def _text(value: str) -> str:
+    """NFC, white-space runs to one blank, strip, casefold, NFC."""
+    value = re.sub(r"\s+", " ", unicodedata.normalize("NFC", value)).strip()
+    return unicodedata.normalize("NFC", value.casefold())
+
+
+def canonical(value: Any, where: str = "record") -> Any:
+    """One value in canonical form; None for what vanishes.
+
+    Raises:
+        ValueError: non-finite number, or two keys that become one.
+    """
+    if isinstance(value, str):
+        return _text(value) or None
+    if value is None or isinstance(value, bool | int):
+        return value
+    if hasattr(value, "item") and not isinstance(value, Mapping):
+        return canonical(value.item(), where)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} is {value}: an identity field must be finite; leave it out instead")
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    if isinstance(value, Mapping):
+        return _canonical_mapping(value, where)
+    if isinstance(value, list | tuple):
+        return [canonical(v, f"{where}[{i}]") for i, v in enumerate(value)] or None
+    raise ValueError(f"{where} is of type {type(value).__name__}; use text, numbers, lists or mappings")
+
+
+def _canonical_mapping(value: Mapping[Any, Any], where: str) -> dict[str, Any] | None:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        name = _text(str(key))
+        if name in found:
+            raise ValueError(f"{where} has two fields that both read {name!r}; keep one of them")
+        found[name] = canonical(item, f"{where}.{key}")
+    return {k: v for k, v in found.items() if v is not None} or None
+
+
+def canonical_block(name: str, block: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The identity fields of one block in canonical form, names resolved through the alias table."""
+    if block is None:
+        return {}
+    if not isinstance(block, Mapping):
+        raise ValueError(f"{name} is {block!r}; it must be a mapping")
+    found: dict[str, Any] = canonical(block if IDENTITY[name] is None else _identity(name, block), name) or {}
+    aliases = ALIASES.get(name)
+    if aliases and isinstance(found.get("name"), str):
+        found["name"] = aliases.get(found["name"], found["name"])
+    return found
+
+
+def _identity(name: str, block: Mapping[str, Any]) -> dict[Any, Any]:
+    fields = IDENTITY[name] or ()
+    return {k: v for k, v in block.items() if _text(str(k)) in fields}
+
+
+def canonical_json(record: Mapping[str, Any]) -> str:
+    """The four identity blocks as canonical JSON (specification, "Record contract").
+
+    Raises:
+        ValueError: a non-finite identity field, colliding field names or an unsupported type.
+    """
+    blocks = {name: canonical_block(name, record.get(name)) for name in IDENTITY}
+    kept = {name: block for name, block in blocks.items() if block}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def canonical_key(record: Mapping[str, Any]) -> str:
+    """blake2b-128 of :func:`canonical_json`, hexadecimal."""
+    return _digest(canonical_json(record))
+
+
+def observation_id(record: Mapping[str, Any]) -> str:
+    """Identity of one measurement: its run (or source) and seed."""
+    provenance = record.get("provenance") or {}
+    return _digest(json.dumps([_origin(provenance), provenance.get("seed")], separators=(",", ":")))
+
+
+def _origin(provenance: Mapping[str, Any]) -> Any:
+    return provenance.get("run_id") or provenance.get("source")
+
+
+def _need(condition: bool, where: str, value: Any, remedy: str) -> None:
+    if not condition:
+        raise ValueError(f"{where} is {value!r}: {remedy}")
+
+
+def validate_record(record: Mapping[str, Any]) -> Record:
+    """A normalised copy: ``value`` float, ``n`` int, names and directions present.
+
+    Raises:
+        ValueError: naming block.field and the value.
+    """
+    _need(isinstance(record, Mapping), "record", record, "a record is a mapping")
+    copied: Record = copy.deepcopy(dict(record))
+    for block, text in (("dataset", "name"), ("model", "name"), ("scenario", "task")):
+        if isinstance(copied.get(block), str):
+            copied[block] = {text: copied[block]}
+    for block in ("scenario", "dataset", "model", "protocol", "criteria", "acceptance", "provenance"):
+        _need(isinstance(copied.get(block, {}) or {}, Mapping), block, copied.get(block), "must be a mapping")
+        if copied.get(block) is None and block in copied:
+            copied[block] = {}
+    for block, name in (
+        ("scenario", "task"),
+        ("scenario", "metric"),
+        ("scenario", "direction"),
+        ("dataset", "name"),
+        ("model", "name"),
+    ):
+        value = (copied.get(block) or {}).get(name)
+        _need(isinstance(value, str) and bool(value.strip()), f"{block}.{name}", value, "required, a non-empty text")
+    _check_choices(copied)
+    _check_numbers(copied)
+    canonical_json(copied)
+    return copied
+
+
+def _check_choices(record: Record) -> None:
+    scenario, state = record["scenario"], record.get("state", "done")
+    _need(scenario["direction"] in ("min", "max"), "scenario.direction", scenario["direction"], "use min or max")
+    _need(scenario.get("unit") in (None, "", "fraction", "percent"), "scenario.unit", scenario.get("unit"),
+          "use fraction or percent, or leave it out")  # fmt: skip
+    _need(state in STATES, "state", state, f"use one of {', '.join(STATES)}")
+    provenance = record.get("provenance") or {}
+    origin = _origin(provenance)
+    _need(isinstance(origin, str) and bool(origin), "provenance.run_id", origin, "give run_id or source")
+    leakage = provenance.get("leakage", "none")
+    _need(leakage in ("none", "suspected", "yes", None), "provenance.leakage", leakage, "use none, suspected or yes")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_numbers(record: Record) -> None:
+    for name in ("value", "n", "std"):
+        if hasattr(record.get(name), "item"):
+            record[name] = record[name].item()
+    value, n = record.get("value"), record.get("n")
+    if value is not None or record.get("state", "done") != "failed":
+        _need(_number(value) and math.isfinite(value), "record.value", value, "required, a finite number")
+        record["value"] = float(value)
+    n = 1 if n is None else n
+    _need(_number(n) and float(n).is_integer() and n >= 1, "record.n", n, "the number of seeds, at least 1")
+    record["n"] = int(n)
+    std = record.get("std")
+    _need(std is None or (_number(std) and math.isfinite(std) and std >= 0), "record.std", std, "not negative")
+    for name, item in (record.get("criteria") or {}).items():
+        if name.startswith(("latency", "peak", "train_s")) and item is not None:
+            good = _number(item) and math.isfinite(item) and item >= 0
+            _need(good, f"criteria.{name}", item, "a finite number, not negative")
+
+
+def pool(observations: Iterable[tuple[int, float, float | None]]) -> tuple[int, float, float | None]:
+    """Pool repeats (n_i, mean_i, std_i) into (n, mean, std) in two passes.
+
+    ``std = sqrt((sum (n_i - 1) s_i^2 + sum n_i (x_i - mean)^2) / (n - 1))``; None for n = 1.
+    """
+    items = list(observations)
+    n = sum(k for k, _, _ in items)
+    offset = items[0][1]
+    mean = offset + math.fsum(k * (x - offset) for k, x, _ in items) / n
+    if n == 1:
+        return 1, mean, None
+    within = math.fsum((k - 1) * (s or 0.0) ** 2 for k, _, s in items)
+    between = math.fsum(k * (x - mean) ** 2 for k, x, _ in items)
+    return n, mean, math.sqrt((within + between) / (n - 1))
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {name: value} if value else {}
+
+
+def _metric(name: str) -> tuple[str, int | None] | None:
+    """Metric name without stage prefix and the loader's number; None for training metrics."""
+    match = re.match(r"^(?:test|val|validate)/(.+?)(?:/dataloader_idx_(\d+))?$", name)
+    return (match[1], int(match[2]) if match[2] else None) if match else None
+
+
+def direction_of(metric: str) -> str | None:
+    """Better direction of a metric; ``cake-24/accuracy`` reads its last part, ``new_ap`` and ``ap_global`` read ap."""
+    last = metric.rsplit("/", 1)[-1].casefold()
+    plain = last.removeprefix("new_").removesuffix("_global")
+    return METRIC_DIRECTION.get(metric) or METRIC_DIRECTION.get(last) or METRIC_DIRECTION.get(plain)
+
+
+def from_ledger(row: Mapping[str, Any]) -> list[Record]:
+    """Scenario records of one ledger row: one per known metric; [] unless it is a finished evaluation."""
+    if row.get("status") != "finished" or row.get("stage") not in ("validate", "test"):
+        return []
+    scenario, dataset = _mapping(row.get("scenario"), "task"), _mapping(row.get("dataset"), "name")
+    model = _mapping(row.get("model"), "name") or {"name": row.get("method")}
+    if not (scenario.get("task") and dataset.get("name") and model.get("name")):
+        return []
+    protocol = {**(row.get("protocol") or {}), "stage": row["stage"]}
+    provenance = {
+        "run_id": row.get("run_id"),
+        "seed": row.get("seed"),
+        "commit": (row.get("git") or {}).get("commit") or row.get("commit"),
+        "when": row.get("finished"),
+    }
+    found = []
+    for name, value in sorted((row.get("metrics") or {}).items()):
+        parts = _metric(name)
+        direction = direction_of(parts[0]) if parts else None
+        if parts is None or direction is None or value is None:
+            continue
+        extra = {} if parts[1] is None else {"dataloader": parts[1]}
+        record = {
+            "scenario": {**scenario, "metric": parts[0], "direction": direction},
+            "dataset": dataset,
+            "model": model,
+            "protocol": {**protocol, **extra},
+            "value": value,
+            "criteria": _criteria(row),
+            "provenance": {k: v for k, v in provenance.items() if v is not None},
+        }
+        found.append(validate_record(record))
+    return found
+
+
+def _criteria(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Measured cost: the row's own criteria, then its cost block."""
+    cost, criteria = row.get("cost") or {}, dict(row.get("criteria") or {})
+    memory = cost.get("peak_vram_bytes") or cost.get("peak_rss_bytes")
+    extra = {"peak_mem_bytes": memory, "device": cost.get("device"), "eval_s": cost.get("wall_s")}
+    return {**{k: v for k, v in extra.items() if v is not None}, **criteria}
+
+
+def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
+    """Validated records of a JSON Lines file, or of every ``*.jsonl`` in a folder, with ``file:line``.
+
+    Raises:
+        ValueError: naming file:line and block.field.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"--records {path}: no such file or folder")
+    for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            if line.strip():
+                try:
+                    yield f"{file.name}:{number}", validate_record(json.loads(line))
+                except ValueError as error:
+                    raise ValueError(f"{file}:{number}: {error}") from error
