@@ -33,6 +33,14 @@ def test_seeds_are_pooled_and_repeats_replace():
     assert row.date == "2026-01-02"
 
 
+def test_a_baseline_is_not_set_beside_the_papers_number(monkeypatch):
+    entries = [{"dataset": "uci", "metric": "test/ap", "value": 0.9685, "model": "cne_n"}]
+    monkeypatch.setattr(sys.modules[paper_table.__module__], "published", lambda slug: entries)
+    records = [_record(0, 0.96, model={"name": "cne_n"}), _record(1, 0.76, name="bank", model={"name": "edgebank"})]
+    rows = paper_table(records, ["cne_n"])
+    assert [(r.paper, r.ours) for r in rows] == [("0.9685", "0.9600"), ("–", "0.7600")]
+
+
 def test_published_numbers_stand_beside_ours_and_unrun_ones_say_so(monkeypatch):
     entries = [
         {"dataset": "uci", "metric": "test/ap", "value": 96.85, "source": "paper", "config": "cne_n/uci.yaml"},

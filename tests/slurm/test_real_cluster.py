@@ -100,11 +100,11 @@ def test_submit_status_and_gpus(launch, cluster):
 
 
 def test_sigterm_requeue_continues_at_the_exact_step(launch, cluster, unbroken):
-    words = [*TOY, "--name", "pre", "--trainer.max_epochs=5", "-c", "configs/logger/wandb_offline.yaml"]
+    words = [*TOY, "--name", "pre", "--trainer.max_epochs=5", "--model.init_args.pause=0.6", "-c", "configs/logger/wandb_offline.yaml"]
     job, run = launch.submit("--set", "mem=900M", command=words)
     _wait_for(run / "metrics.csv", run / "checkpoints/last.ckpt", launch, run)
     identity = (run / "wandb_id").read_text()
-    cluster.run("scontrol", "requeue", job)
+    assert cluster.run("scontrol", "requeue", job).returncode == 0
     assert cluster.wait(job) == "COMPLETED", launch.log(run)
     log = launch.log(run)
     assert "stopped by the scheduler at step" in log
@@ -131,7 +131,7 @@ def test_two_nodes_resume_after_requeue(launch, cluster):
     options = ["--set", "nodes=2", "--set", "mem=900M", "--set", 'setup=["export MASTER_ADDR=127.0.0.1"]']
     job, run = launch.submit(*options, command=words)
     _wait_for(run / "metrics.csv", run / "checkpoints/last.ckpt", launch, run)
-    cluster.run("scontrol", "requeue", job)
+    assert cluster.run("scontrol", "requeue", job).returncode == 0
     assert cluster.wait(job, timeout=240) == "COMPLETED", launch.log(run)
     assert "preempt.ckpt (epoch" in launch.log(run)
     plain = launch.submit(*options, command=[*words, "--model.init_args.pause=0", "--name", "plain"])

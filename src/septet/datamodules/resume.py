@@ -76,7 +76,9 @@ class ResumableLoader(DataLoader[Any]):
     """A DataLoader over :class:`ResumableBatches` whose position travels in Lightning's checkpoints.
 
     Workers start at the first ``next``, after Lightning has set the epoch, and seeds come from a generator of its
-    own: iterating never touches the global random state.
+    own: iterating never touches the global random state. Use a plain DataLoader for ``predict``, where Lightning builds
+    batch samplers anew, and do not ask for ``trainer.estimated_stepping_batches`` in ``configure_optimizers``: it would
+    begin the epoch before a checkpoint's position is restored.
     """
 
     def __init__(self, dataset: Dataset[Any], batches: ResumableBatches, **kwargs: Any) -> None:

@@ -37,12 +37,21 @@ class StageArguments:
 
     @property
     def run_name(self) -> str:
-        """``--name``, else the run's own, else the stem of the first configuration, else ``default``."""
+        """``--name``, else the run's own, else the first configuration's name, else ``default``."""
         if self.name:
             return self.name
         if self.run is not None:
             return self.run.parent.name
-        return Path(self.configs[0]).stem if self.configs else "default"
+        return _config_name(Path(self.configs[0])) if self.configs else "default"
+
+
+def _config_name(path: Path) -> str:
+    """The stem; a configuration in a sub-folder of its method carries the folder: ``paper/uci.yaml`` is paper-uci."""
+    parts = path.with_suffix("").parts
+    if "configs" in parts:
+        below = parts[len(parts) - parts[::-1].index("configs") :]
+        return "-".join(below[1:]) or path.stem
+    return path.stem
 
 
 def parse_stage_arguments(stage: str, arguments: list[str]) -> StageArguments:

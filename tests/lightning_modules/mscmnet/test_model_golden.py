@@ -123,7 +123,7 @@ def test_gradients_of_the_whole_network_in_double(net):
     file = np.load(golden("mscmnet", "net_full.npz"))
     labels = torch.tensor([3, 9] * 4)
     double = net.double().train()
-    pool, logits = double(*streams(images(4, 384, 192).double()))
+    pool, logits = double(*(s.double() for s in streams(images(4, 384, 192))))
     loss = F.cross_entropy(logits, labels)
     loss.backward()
     np.testing.assert_allclose(pool.detach().numpy(), file["train64_pool"], rtol=1e-6, atol=1e-9)

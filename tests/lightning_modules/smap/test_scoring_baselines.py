@@ -76,7 +76,7 @@ def _predicted(bench, protocol, name, options):
 @pytest.mark.parametrize("name", ["traffic_mts", "openstl", "gift_eval", "metagl"])
 def test_baselines_of_the_shipped_benches_equal_the_golden_ones(name):
     bench = load_bench(name)
-    for cell in load("baselines.json"):
+    for cell in load("baselines.json").values():
         if cell["bench"] == name:
             found = _predicted(bench, cell["protocol"], cell["baseline"], cell["options"])
             np.testing.assert_allclose(found[:, 0], array(cell["first_column"]), atol=2e-8)

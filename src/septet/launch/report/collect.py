@@ -16,6 +16,10 @@ from septet.launch.methods import METHODS, room
 from septet.launch.runs import ledger, runs_root
 
 
+Key = tuple[str, str, str, str, str]
+"""Method, data set, metric, run name, model."""
+
+
 @dataclass
 class RunPage:
     """One run: records of its stages, curves and pictures.
@@ -127,14 +131,15 @@ def paper_table(records: Iterable[Mapping[str, Any]], methods: Iterable[str]) ->
     """Published numbers beside ours (mean ± std over seeds), then our numbers that have no published one."""
     ours = _pool(records)
     rows: list[Row] = []
-    used: set[tuple[str, str, str, str]] = set()
+    used: set[Key] = set()
     for slug in methods:
         for entry in published(slug):
             wanted = (slug, str(entry["dataset"]), str(entry["metric"]))
-            mine = [ours[k] for k in ours if k[:3] == wanted]
-            used |= {k for k in ours if k[:3] == wanted}
+            model = entry.get("model")
+            found = {k for k in ours if k[:3] == wanted and model in (None, k[4])}
+            used |= found
             base = _paper_row(slug, entry)
-            rows += [_with_ours(base, pool) for pool in mine] or [base]
+            rows += [_with_ours(base, ours[k]) for k in sorted(found)] or [base]
     for key in sorted(set(ours) - used):
         base = Row(key[0], key[1], key[2], "–", "", "", "", "", "", "")
         rows.append(_with_ours(base, ours[key]))
@@ -149,21 +154,23 @@ def _paper_row(slug: str, entry: Mapping[str, Any]) -> Row:
     )  # fmt: skip
 
 
-def _pool(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], list[dict[str, Any]]]:
-    """Finished evaluations by (method, data set, metric, run name); the newest record per seed counts."""
+def _pool(records: Iterable[Mapping[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
+    """Finished evaluations by (method, data set, metric, run name, model); the newest record per seed counts."""
     newest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in records:
         if record.get("stage") not in ("test", "validate"):
             continue
         dataset = record.get("dataset")
         name = dataset.get("name", "") if isinstance(dataset, Mapping) else str(dataset or "")
+        block = record.get("model")
+        model = str(block.get("name", "")) if isinstance(block, Mapping) else str(block or "")
         for metric, value in (record.get("metrics") or {}).items():
             if value is not None:
-                key = (record["method"], name, metric, str(record.get("name", "")), record.get("seed"))
+                key = (record["method"], name, metric, str(record.get("name", "")), model, record.get("seed"))
                 newest[key] = {"value": float(value), "record": record}
-    pooled: dict[tuple[str, str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    pooled: dict[Key, list[dict[str, Any]]] = defaultdict(list)
     for key, item in newest.items():
-        pooled[key[:4]].append(item)
+        pooled[key[:5]].append(item)
     return pooled
 
 

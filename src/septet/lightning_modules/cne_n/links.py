@@ -65,7 +65,7 @@ class LinkPrediction(Task):
         loss = self.loss(self.score(batch))
         if not bool(torch.isfinite(loss)):
             raise ValueError(f"the loss is {loss.item()} at step {self.global_step}: lower the learning rate")
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch.time))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.time))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from septet.lightning_modules.drivingdojo.scoring import PROTOCOLS, ClipScore, score_clip
-from septet.lightning_modules.drivingdojo.trajectory import Estimator, Trajectory
+from septet.lightning_modules.drivingdojo.poses import Estimator, Trajectory
 
 __all__ = ["ActionInstructionFollowing", "ClipScore", "aif_with_controls", "score_clip"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from septet.kernels.egomotion import relative_motion
-from septet.lightning_modules.drivingdojo.trajectory import Trajectory
+from septet.lightning_modules.drivingdojo.poses import Trajectory
 
 PROTOCOLS = ("strict", "paper", "official")
 Status = Literal["scored", "failed", "skipped", "stationary"]

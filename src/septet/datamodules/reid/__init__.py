@@ -1,0 +1,1 @@
+"""Visible-infrared re-identification."""

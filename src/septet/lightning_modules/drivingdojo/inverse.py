@@ -1,0 +1,188 @@
+"""Learned inverse dynamics: which motion lies between two small frames."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from septet.lightning_modules.drivingdojo.actions import known_yaw, step_features
+from septet.lightning_modules.drivingdojo.poses import Trajectory
+from septet.lightning_modules.task import Task
+
+SIZE = (32, 64)
+BUNDLED = "weights/inverse_dynamics.pt"
+
+
+class InverseDynamicsNet(nn.Module):
+    """A pair of 32x64 frames to (forward, 10 right, 10 yaw); 0.4 M parameters.
+
+    Args:
+        width: of the first layer.
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        w = width
+        plan = [(11, w, 1), (w, w * 3 // 2, 2), (w * 3 // 2, w * 2, 2), (w * 2, w * 2, 1), (w * 2, w * 3, 2)]
+        layers: list[nn.Module] = []
+        for n_in, n_out, stride in plan:
+            layers += [nn.Conv2d(n_in, n_out, 3, stride, 1), nn.GroupNorm(8, n_out), nn.SiLU()]
+        self.trunk = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Conv2d(w * 3, 32, 1), nn.SiLU(), nn.Flatten(), nn.Linear(32 * 32, 128), nn.SiLU(), nn.Linear(128, 3))
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """Motions ``(N, 3)`` between frames ``(N, 3, 32, 64)`` in [-1, 1]."""
+        y, x = (torch.linspace(-1, 1, n, device=before.device, dtype=before.dtype) for n in SIZE)
+        grid = torch.stack([y[:, None].expand(SIZE), x.expand(SIZE)]).expand(len(before), -1, -1, -1)
+        out: Tensor = self.head(self.trunk(torch.cat([before, after, after - before, grid], 1)))
+        return out
+
+
+class InverseDynamics(Task):
+    """Trains :class:`InverseDynamicsNet` on real motions, smooth L1 on (forward, 10 right, 10 yaw).
+
+    Args:
+        width: of the net.
+        lr: peak of the one-cycle schedule of AdamW.
+        noise: largest standard deviation of noise added to the frames, which makes it bear dreamed ones.
+
+    Raises:
+        ValueError: ``lr`` not above 0.
+    """
+
+    monitor: ClassVar[str] = "val/ex"
+    mode: ClassVar[str] = "min"
+
+    def __init__(self, width: int = 32, lr: float = 2e-3, noise: float = 0.05) -> None:
+        super().__init__()
+        if lr <= 0:
+            raise ValueError(f"lr={lr} is not above 0")
+        self.save_hyperparameters({"width": width, "lr": lr, "noise": noise})
+        self.width, self.lr, self.noise = width, lr, noise
+        self.net: InverseDynamicsNet | None = None
+
+    def configure_model(self) -> None:
+        """Build the net once."""
+        if self.net is None:
+            self.net = InverseDynamicsNet(self.width)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with one cycle."""
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.01)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=max(2, steps), pct_start=0.15)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def predict_pairs(self, frames: Tensor) -> Tensor:
+        """Motions ``(B, T-1, 3)`` of clips ``(B, T, 3, H, W)`` in [-1, 1]."""
+        assert self.net is not None
+        pairs = self.net(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
+        return pairs.view(len(frames), -1, 3)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Smooth L1 over all pairs of the batch."""
+        frames = small_frames(batch["frames"])
+        level = torch.rand(len(frames), 1, 1, 1, 1, device=frames.device) * self.noise
+        frames = frames + level * torch.randn_like(frames)
+        wanted = step_features(batch["actions"], known_yaw(batch["actions"], batch["yaw"]))
+        loss = F.smooth_l1_loss(self.predict_pairs(frames), wanted, beta=0.1)
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Errors in metres and degrees."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Errors in metres and degrees."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: dict[str, Any], stage: str) -> None:
+        wanted = step_features(batch["actions"], known_yaw(batch["actions"], batch["yaw"]))
+        error = (self.predict_pairs(small_frames(batch["frames"])) - wanted).abs().mean((0, 1))
+        values = {"ex": error[0], "ey": error[1] / 10, "yaw_deg": (error[2] / 10).rad2deg()}
+        self.log_dict({f"{stage}/{k}": v for k, v in values.items()}, on_epoch=True, batch_size=len(wanted))
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """One row per step: estimated forward, right (m) and yaw (rad)."""
+        scale = torch.tensor([1.0, 0.1, 0.1], device=self.device)
+        motion = (self.predict_pairs(small_frames(batch["frames"])) * scale).cpu().tolist()
+        return [
+            {"clip": name, "step": n, "forward": row[0], "right": row[1], "yaw": row[2]}
+            for name, rows in zip(batch["clip_id"], motion, strict=True)
+            for n, row in enumerate(rows)
+        ]
+
+    def on_test_end(self) -> None:
+        """Write the estimator as a small file of half-precision weights into the run directory."""
+        if self.trainer.is_global_zero:
+            self.export(self.run_dir / "inverse_dynamics.pt")
+
+    def export(self, path: Path) -> None:
+        """Half-precision weights and the width: what :class:`InverseDynamicsEstimator` reads."""
+        assert self.net is not None
+        state = {k: v.half().cpu() for k, v in self.net.state_dict().items()}
+        torch.save({"width": self.width, "state_dict": state}, path)
+
+    def record_fields(self) -> dict[str, Any]:
+        """Model and protocol of the run record."""
+        params = sum(p.numel() for p in self.parameters())
+        return {"model": {"name": "inverse_dynamics", "params": params}, "protocol": {"errors": "metres per step"}}
+
+
+class InverseDynamicsEstimator:
+    """Metric camera paths of small frames by a trained :class:`InverseDynamicsNet`.
+
+    It shares the biases of the video it was trained on (the simulator at 90 degrees): keep the floor and the controls
+    beside its numbers.
+
+    Args:
+        checkpoint: exported file or a checkpoint of :class:`InverseDynamics`; None takes the shipped one.
+
+    Raises:
+        ValueError: if the file holds something else; FileNotFoundError if it is absent.
+    """
+
+    def __init__(self, checkpoint: str | Path | None = None) -> None:
+        path = Path(str(files("septet.lightning_modules.drivingdojo") / BUNDLED)) if checkpoint is None else Path(checkpoint)
+        if not path.is_file():
+            raise FileNotFoundError(f"no estimator {path}: fit configs/drivingdojo/sim_inverse_dynamics.yaml first")
+        stored = torch.load(path, weights_only=True, map_location="cpu")
+        state = stored.get("state_dict") if isinstance(stored, dict) else None
+        if not state or not any(k.removeprefix("net.").startswith("trunk.") for k in state):
+            raise ValueError(f"{path} is not an inverse-dynamics estimator")
+        width = stored.get("width") or stored["hyper_parameters"]["width"]
+        self.net = InverseDynamicsNet(width).float().eval()
+        self.net.load_state_dict({k.removeprefix("net."): v.float() for k, v in state.items()})
+
+    @torch.no_grad()
+    def estimate(self, frames: Tensor, camera: Any = None, mask: Tensor | None = None) -> Trajectory:
+        """Level path of ``(T, 3, H, W)`` uint8 frames, in metres; every frame counts as registered."""
+        small = small_frames(frames.cpu())
+        motion = self.net(small[:-1], small[1:]).double() * torch.tensor([1.0, 0.1, 0.1], dtype=torch.float64)
+        return Trajectory.from_actions(motion[:, :2], motion[:, 2], median_flow_px=normal_flow(small))
+
+
+def small_frames(frames: Tensor) -> Tensor:
+    """uint8 ``(.., 3, H, W)`` to [-1, 1] at 32x64, by area where the size differs."""
+    scaled = frames.float() / 127.5 - 1
+    if tuple(frames.shape[-2:]) == SIZE:
+        return scaled
+    small = F.interpolate(scaled.flatten(0, -4), SIZE, mode="area")
+    return small.unflatten(0, frames.shape[:-3])
+
+
+def normal_flow(frames: Tensor) -> float:
+    """Median over steps and edges of |dI/dt| / |grad I| of frames ``(T, 3, H, W)``, pixels per step."""
+    grey = frames.mean(1)
+    dy, dx = grey[:-1, 1:, :-1] - grey[:-1, :-1, :-1], grey[:-1, :-1, 1:] - grey[:-1, :-1, :-1]
+    slope = (dx.square() + dy.square()).sqrt()
+    change = (grey[1:] - grey[:-1]).abs()[:, :-1, :-1]
+    edges = slope > slope.flatten(1).quantile(0.7, 1)[:, None, None].clamp_min(1e-3)
+    ratio = (change / slope.clamp_min(1e-6))[edges]
+    return float(ratio.median()) if ratio.numel() else 0.0

@@ -1,0 +1,393 @@
+"""The world model as a LightningModule: one masked-frame objective for image-to-video, rollout and video-to-video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from septet.lightning_modules.drivingdojo import evaluation, settings
+from septet.lightning_modules.drivingdojo.actions import known_yaw
+from septet.lightning_modules.drivingdojo.diffusion import (
+    METHODS,
+    combine_guidance,
+    edm_precondition,
+    karras_sigmas,
+    lognormal_sigma,
+    sample,
+)
+from septet.lightning_modules.drivingdojo.ema import EMA
+from septet.lightning_modules.drivingdojo.inverse import InverseDynamics
+from septet.lightning_modules.drivingdojo.settings import Conditioning, SizeSettings
+from septet.lightning_modules.task import Task
+
+__all__ = ["Conditioning", "InverseDynamics", "WorldModel"]
+
+
+class WorldModel(Task):
+    """Dreams the frames that follow from given ones and a list of motions.
+
+    Args:
+        size: ``tiny`` (next-frame UNet, CPU), ``small`` (spatio-temporal transformer) or ``svd``.
+        frame_size: (H, W).
+        frames: longest clip the net sees at once; longer ones are dreamed in chunks.
+        context: known frames at the start in training and evaluation.
+        train_frames: train on random windows of so many frames; None means whole clips.
+        conditioning: ``adaln`` or ``cross_tokens``.
+        lr: peak of the one-cycle schedule of AdamW.
+        ema: decay of the weight average that evaluation uses.
+        dropout: shares of clips that lose image, action, and both, for guidance.
+        context_noise: largest noise on known frames in training, against drift.
+        steps: of the sampler.
+        method: ``euler``, ``heun`` or ``dpmpp_2m``.
+        guidance: weights of image and action; (1, 1) is one pass.
+        fps: frames per second; one object serves training and sampling (``svd``).
+        motion_bucket: the same.
+        noise_aug: the same.
+        net: further arguments of the net.
+        weights: folder of pretrained weights (``small``: AutoencoderTiny; ``svd``: the pipeline).
+        lora_rank: train only LoRA on attention (``svd``); 0 trains everything.
+        gradient_checkpointing: trade time for memory.
+        aif: estimator of the test: ``none``, ``inverse_dynamics``, ``pycolmap``, ``opencv``, or a checkpoint.
+        aif_protocol: ``strict``, ``paper`` or ``official``.
+
+    Raises:
+        ValueError: unknown size, conditioning, method, protocol, or numbers out of range.
+    """
+
+    monitor: ClassVar[str] = "val/loss"
+    mode: ClassVar[str] = "min"
+
+    def __init__(
+        self,
+        size: Literal["tiny", "small", "svd"] = "tiny",
+        frame_size: tuple[int, int] = (32, 64),
+        frames: int = 8,
+        context: int = 1,
+        train_frames: int | None = None,
+        conditioning: Literal["adaln", "cross_tokens"] | None = None,
+        lr: float = 1.5e-3,
+        ema: float = 0.995,
+        dropout: tuple[float, float, float] = (0.1, 0.1, 0.1),
+        context_noise: float = 0.1,
+        steps: int = 4,
+        method: Literal["euler", "heun", "dpmpp_2m"] = "euler",
+        guidance: tuple[float, float] = (1.0, 1.0),
+        fps: int = 5,
+        motion_bucket: int = 127,
+        noise_aug: float = 0.0,
+        net: dict[str, Any] = {},  # noqa: B006 - never changed
+        weights: str | None = None,
+        lora_rank: int = 0,
+        gradient_checkpointing: bool = False,
+        aif: str = "none",
+        aif_protocol: Literal["strict", "paper", "official"] = "strict",
+    ) -> None:
+        super().__init__()
+        values = dict(locals())
+        self.save_hyperparameters(settings.plain(values, WorldModel))
+        settings.check(self.hparams)
+        self.size, self.frame_size, self.frames, self.context = size, (frame_size[0], frame_size[1]), frames, context
+        self.train_frames, self.conditioning, self.lr = train_frames, conditioning or settings.FORM[size], lr
+        self.dropout, self.context_noise, self.steps, self.method = tuple(dropout), context_noise, steps, method
+        self.guidance, self.net_args, self.weights_path = (guidance[0], guidance[1]), dict(net), weights
+        self.condition = Conditioning(fps, motion_bucket, noise_aug)
+        self.lora_rank, self.gradient_checkpointing = lora_rank, gradient_checkpointing
+        self.aif, self.aif_protocol = aif, aif_protocol
+        self.preset: SizeSettings = settings.SIZES[size]
+        self.average = EMA(ema)
+        self.net: nn.Module | None = None
+        self.codec: Any = None
+        self._averaged_at = -1
+
+    # -- networks ---------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Build codec and net once."""
+        if self.net is None:
+            self.codec, self.net = settings.build(self)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w) of a frame's latent."""
+        self.configure_model()
+        shape: tuple[int, int, int] = self.codec.shape
+        return shape
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over what is trainable, one cycle."""
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=0.01, betas=(0.9, 0.99))
+        total = max(2, int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.lr, total_steps=total, pct_start=0.1, cycle_momentum=False
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -- objective --------------------------------------------------------------------------------------------------
+
+    def loss(
+        self, frames: Tensor, actions: Tensor, *, known: Tensor | None = None, sigma: Tensor | None = None,
+        noise: Tensor | None = None, augment: bool = True, yaw: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Denoise the unknown frames given the known ones and the actions (weighted EDM loss).
+
+        Args:
+            frames: ``(B, T, 3, H, W)`` uint8.
+            actions: ``(B, T-1, 2)`` metres.
+            known: given frames ``(B, T)`` bool; default the first ``context``.
+            sigma: noise levels ``(B, T)``; drawn by default. Known frames ignore theirs.
+            noise: standard normal ``(B, T, C, h, w)``; drawn by default.
+            augment: drop conditions and blur known frames at random.
+            yaw: ``(B, T-1)`` radians; nan or None for the chord rule.
+
+        Returns:
+            Mean over an item's unknown frames, then over items, 0-d.
+
+        Raises:
+            ValueError: shapes that do not fit, or an item without an unknown frame.
+        """
+        settings.check_clip(frames, actions, self.frame_size)
+        self.configure_model()
+        batch, count = frames.shape[:2]
+        known = settings.known_mask(known, batch, count, self.context, frames.device)
+        clean = self.codec.encode(frames)
+        sigma = self._draw_sigma(batch, count, clean.device) if sigma is None else sigma
+        noise = torch.randn_like(clean) if noise is None else noise
+        drop_image, drop_action = self._draw_dropout(batch, clean.device, augment)
+        given = clean + self._draw_context_noise(clean) if augment else clean
+        level = sigma[..., None, None, None].to(clean.dtype)
+        denoised = self.denoise(clean + level * noise, sigma, given, known, actions, yaw, drop_image, drop_action)
+        weight = edm_precondition(sigma, self.preset.sigma_data, self.preset.form).weight
+        error = (denoised - clean).square().mean((2, 3, 4)).float() * weight.float()
+        unknown = (~known).float()
+        return ((error * unknown).sum(1) / unknown.sum(1)).mean()
+
+    def denoise(
+        self, x: Tensor, sigma: Tensor, given: Tensor, known: Tensor, actions: Tensor, yaw: Tensor | None,
+        drop_image: Tensor, drop_action: Tensor,
+    ) -> Tensor:  # fmt: skip
+        """Clean estimate D of all frames ``(B, T, C, h, w)``; known ones are the given latents themselves."""
+        assert self.net is not None
+        safe = torch.where(known, torch.ones_like(sigma), sigma)
+        factors = edm_precondition(safe, self.preset.sigma_data, self.preset.form)
+        c_skip, c_out, c_in = (f[..., None, None, None].to(x.dtype) for f in factors[:3])
+        x = torch.where(known[..., None, None, None], given, x)
+        out = self.net(c_in * x, factors.c_noise, given, known, actions, yaw, drop_image, drop_action)
+        return torch.where(known[..., None, None, None], given, c_skip * x + c_out * out)
+
+    def _draw_sigma(self, batch: int, count: int, device: torch.device) -> Tensor:
+        """One level per frame for next-frame nets, one per clip for whole-clip nets."""
+        per_frame = getattr(self.net, "per_frame_sigma", False)
+        normal = torch.randn(batch, count if per_frame else 1, device=device).expand(batch, count)
+        return lognormal_sigma(normal, self.preset.p_mean, self.preset.p_std)
+
+    def _draw_dropout(self, batch: int, device: torch.device, augment: bool) -> tuple[Tensor, Tensor]:
+        """Which items lose their image and their actions, three disjoint cases drawn independently per item."""
+        image, action, both = self.dropout if augment else (0.0, 0.0, 0.0)
+        u = torch.rand(batch, device=device) if augment else torch.ones(batch, device=device)
+        either = u < both
+        return either | ((u >= both) & (u < both + image)), either | ((u >= both + image) & (u < both + image + action))
+
+    def _draw_context_noise(self, clean: Tensor) -> Tensor:
+        level = torch.rand(len(clean), 1, 1, 1, 1, device=clean.device, dtype=clean.dtype) * self.context_noise
+        return level * torch.randn_like(clean)
+
+    # -- dreaming ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(
+        self, first: Tensor, actions: Tensor, *, steps: int | None = None, seed: int | list[int] = 0,
+        method: str | None = None, guidance: tuple[float, float] | None = None, yaw: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Dream the frames after the first K.
+
+        Args:
+            first: ``(B, K, 3, H, W)`` uint8, returned unchanged.
+            actions: ``(B, T-1, 2)`` metres; T > K. T may exceed ``frames``: chunks then overlap in latent space.
+            steps: of the sampler; default the constructor's, like ``method`` and ``guidance``.
+            seed: s means s + b for item b, or one seed per item.
+            method: of the sampler.
+            guidance: weights of image and action.
+            yaw: ``(B, T-1)`` radians; nan or None for the chord rule.
+
+        Returns:
+            ``(B, T, 3, H, W)`` uint8; an item does not depend on the batch around it.
+
+        Raises:
+            ValueError: shapes that do not fit, ``steps`` below 1, unknown ``method``.
+        """
+        settings.check_prompt(first, actions, self.frame_size)
+        seeds = [seed + b for b in range(len(first))] if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(first):
+            raise ValueError(f"{len(seeds)} seeds beside {len(first)} clips")
+        turn = known_yaw(actions, yaw)
+        asked = ((actions[:, n], turn[:, n]) for n in range(actions.shape[1]))
+        latents = list(self._dream(first, asked, seeds, steps, method, guidance))
+        parts = [self.codec.decode(torch.stack(latents[i : i + 8], 1)) for i in range(0, len(latents), 8)]
+        return torch.cat([first, *parts], 1)
+
+    @torch.no_grad()
+    def dream(
+        self, first: Tensor, actions: Iterable[Any], *, steps: int | None = None, seed: int = 0
+    ) -> Iterator[Tensor]:
+        """Stream the frames :meth:`generate` would give after the first K, one by one, as actions arrive.
+
+        Whole-clip nets answer in chunks: they need the actions of a chunk before its first frame.
+
+        Args:
+            first: ``(1, K, 3, H, W)`` uint8.
+            actions: (forward, right) metres of every step, beginning with the one leaving frame 0.
+            steps: of the sampler.
+            seed: as in :meth:`generate`.
+        """
+        settings.check_first(first, self.frame_size)
+        if len(first) != 1:
+            raise ValueError(f"dream streams one clip, got a batch of {len(first)}")
+        for latent in self._dream(first, self._asked(actions, first.device), [seed], steps, None, None):
+            yield self.codec.decode(latent.unsqueeze(1))[0, 0]
+
+    @staticmethod
+    def _asked(actions: Iterable[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        for action in actions:
+            step = torch.as_tensor(action, dtype=torch.float32, device=device).view(1, 2)
+            yield step, known_yaw(step, None)
+
+    def _dream(
+        self, first: Tensor, asked: Iterable[tuple[Tensor, Tensor]], seeds: list[int], steps: int | None,
+        method: str | None, guidance: tuple[float, float] | None,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """Latents ``(B, C, h, w)`` of the new frames, in chunks that begin with known latents."""
+        self.configure_model()
+        assert self.net is not None
+        steps, method = self.steps if steps is None else steps, method or self.method
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}: choose {', '.join(METHODS)}")
+        sigmas = karras_sigmas(steps, self.preset.sigma_min, self.preset.sigma_max)
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        known = list(self.codec.encode(first).unbind(1))
+        stream, taken = iter(asked), list[tuple[Tensor, Tensor]]()
+        reach = int(getattr(self.net, "reach", 1))
+        need = len(known)
+        while True:
+            keep = min(len(known), max(reach, 1), self.frames - 1)
+            room = 1 if reach == 1 else self.frames - keep
+            while len(taken) < need - 1 + room and (step := next(stream, None)) is not None:
+                taken.append(step)
+            new = len(taken) - (need - 1)
+            if new < 1:
+                return
+            window = taken[need - keep :]
+            motions = torch.stack([a for a, _ in window], 1), torch.stack([y for _, y in window], 1)
+            for latent in self._chunk(known[-keep:], *motions, generators, sigmas, method, guidance):
+                known.append(latent)
+                need += 1
+                yield latent
+
+    def _chunk(
+        self, known: list[Tensor], actions: Tensor, yaw: Tensor, generators: list[torch.Generator], sigmas: Tensor,
+        method: str, guidance: tuple[float, float] | None,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """New latents after the known ones, sampled together."""
+        count = actions.shape[1] + 1
+        given = torch.stack(known, 1)
+        new = count - given.shape[1]
+        start = torch.stack([torch.randn(new, *given.shape[2:], generator=g) for g in generators]).to(given)
+        given = torch.cat([given, torch.zeros_like(start)], 1)
+        mask = torch.arange(count, device=given.device).expand(len(given), count) < len(known)
+        init = (float(sigmas[0]) ** 2 + (1.0 if self.preset.form == "v" else 0.0)) ** 0.5
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return self._guided(x, sigma.expand(mask.shape), given, mask, actions, yaw, guidance or self.guidance)
+
+        x = torch.where(mask[..., None, None, None], given, torch.cat([given[:, : len(known)], start * init], 1))
+        yield from sample(denoise, x, sigmas, method)[:, len(known) :].unbind(1)
+
+    def _guided(
+        self, x: Tensor, sigma: Tensor, given: Tensor, known: Tensor, actions: Tensor, yaw: Tensor,
+        guidance: tuple[float, float],
+    ) -> Tensor:  # fmt: skip
+        """One pass, or three combined where a weight is not 1."""
+        off, on = (torch.full((len(x),), flag, device=x.device) for flag in (False, True))
+        both = self.denoise(x, sigma, given, known, actions, yaw, off, off)
+        if tuple(guidance) == (1.0, 1.0):
+            return both
+        image = self.denoise(x, sigma, given, known, actions, yaw, off, on)
+        none = self.denoise(x, sigma, given, known, actions, yaw, on, on)
+        return combine_guidance(none, image, both, *guidance)
+
+    # -- training and evaluation ------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Loss on whole clips or on random windows of them."""
+        frames, actions, yaw = batch["frames"], batch["actions"], batch["yaw"]
+        if self.train_frames is not None and self.train_frames < frames.shape[1]:
+            frames, actions, yaw = settings.random_windows(frames, actions, yaw, self.train_frames)
+        loss = self.loss(frames, actions, yaw=yaw)
+        self.log("train/loss", loss)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Update the weight average after every optimiser step."""
+        if self.trainer.global_step != self._averaged_at:
+            self._averaged_at = self.trainer.global_step
+            self.average.update(self)
+
+    def on_validation_epoch_start(self) -> None:
+        """Evaluate the averaged weights."""
+        self.average.swap_in(self)
+
+    def on_validation_epoch_end(self) -> None:
+        """Train on with the current weights; before checkpoints are written."""
+        self.average.swap_out(self)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Loss at fixed noise, and PSNR of the dream."""
+        evaluation.validation_step(self, batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        """Evaluate the averaged weights."""
+        self.average.swap_in(self)
+        self._test = evaluation.TestState(self)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Dream every clip and score picture and motion."""
+        self._test.step(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics, draw the pictures."""
+        self._test.finish()
+        self.average.swap_out(self)
+
+    def on_predict_epoch_start(self) -> None:
+        """Dream with the averaged weights."""
+        self.average.swap_in(self)
+
+    def on_predict_epoch_end(self) -> None:
+        """Put the current weights back."""
+        self.average.swap_out(self)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """Dream from the first frames; writes an mp4 per clip."""
+        return evaluation.predict_step(self, batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the weight average beside the weights."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["ema"] = self.average.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the weight average back."""
+        super().on_load_checkpoint(checkpoint)
+        if "ema" in checkpoint:
+            self.average.load_state_dict(checkpoint["ema"])
+            self._averaged_at = int(checkpoint.get("global_step", -1))
+
+    def record_fields(self) -> dict[str, Any]:
+        """Model and protocol of the run record."""
+        params = 0 if self.net is None else sum(p.numel() for p in self.net.parameters())
+        model = {"name": "drivingdojo", "variant": self.size, "params": params, "conditioning": self.conditioning}
+        protocol = {"steps": self.steps, "method": self.method, "guidance": list(self.guidance), "aif": self.aif}
+        return {"model": model, "protocol": protocol | {"aif_protocol": self.aif_protocol, "context": self.context}}
