@@ -56,13 +56,16 @@ def main(target: str) -> None:
         os.environ["SEPTET_RUNS"] = folder
         tokens = profile(Path(folder) / "profile.npz")
         strategy = "--trainer.strategy.init_args."
-        two = predict("two", f"{strategy}profile={folder}/profile.npz", f"{strategy}copies=1", f"{strategy}weight_cost=0.0")
+        two = predict(
+            "two", f"{strategy}profile={folder}/profile.npz", f"{strategy}copies=1", f"{strategy}weight_cost=0.0"
+        )
         plan = json.loads(next(Path(folder).glob("fairkv/two/*/media/head_plan.json")).read_text())
         one = predict("one", "--trainer.strategy=auto", "--trainer.devices=1")
     same = sum(a["answer"] == b["answer"] for a, b in zip(one, two, strict=True))
     record = {
         "benchmark": "fairkv smollm2", "date": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        "command": f"python benchmarks/fairkv/run_smollm2.py {target}", "machine": machine("cpu"), "versions": versions(),
+        "command": f"python benchmarks/fairkv/run_smollm2.py {target}",
+        "machine": machine("cpu"), "versions": versions(),
         "policy": POLICY, "prompts": 8, "profile_prompts": 8, "answers": len(one), "same_answers": same,
         "profile_tokens_mean": tokens.mean(dim=0).tolist(), "planned_utilisation": plan["meta"]["utilisation"],
         "copies_per_layer": [sum(len(h) - 1 for h in layer) for layer in plan["layers"]],

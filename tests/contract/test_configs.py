@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from septet.launch.methods import METHODS
 from tests.support.paths import ROOT
 from tests.support.runs import septet
+
+from septet.launch.methods import METHODS
 
 FOLDER = ROOT / "src/septet/configs"
 CASES = sorted(p for slug in METHODS for p in (FOLDER / slug).rglob("*.yaml"))

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tests.support.runs import curve, newest, septet
 
 from septet.launch.methods import METHODS
 from septet.launch.methods_command import shipped_configs
-from tests.support.runs import curve, newest, septet
 
 SMOKE = [slug for slug in METHODS if (Path(str(files("septet"))) / "configs" / slug / "smoke.yaml").is_file()]
 
@@ -60,7 +60,15 @@ def test_smoke_fits_tests_predicts_and_reports(slug, runs):
 @pytest.mark.parametrize("slug", [s for s in SMOKE if _trainable(s)])
 def test_a_stopped_run_equals_an_unbroken_one(slug, runs, monkeypatch):
     """Stop by signal after two steps, go on, and compare every logged value with the run that was not stopped."""
-    words = ["fit", "-c", f"configs/{slug}/smoke.yaml", "--trainer.log_every_n_steps", "1", "--trainer.limit_val_batches", "1"]
+    words = [
+        "fit",
+        "-c",
+        f"configs/{slug}/smoke.yaml",
+        "--trainer.log_every_n_steps",
+        "1",
+        "--trainer.limit_val_batches",
+        "1",
+    ]
     words += ["--trainer.limit_train_batches", "4", "--trainer.max_epochs", "1", "--trainer.num_sanity_val_steps", "0"]
     stop = ["--trainer.callbacks+=tests.support.toy.SignalAt", "--trainer.callbacks.at=2"]
     assert septet(*words, *stop, "--name", "stopped") == 75

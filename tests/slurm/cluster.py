@@ -92,7 +92,9 @@ class Cluster:
                 daemon.kill()
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(words, env={**os.environ, **self.env}, text=True, capture_output=True, timeout=60, check=False)
+        return subprocess.run(
+            words, env={**os.environ, **self.env}, text=True, capture_output=True, timeout=60, check=False
+        )
 
     def state(self, job: str) -> str:
         """The job's state word, from the controller."""
@@ -101,7 +103,9 @@ class Cluster:
                 return word.partition("=")[2]
         return "GONE"
 
-    def wait(self, job: str, states: tuple[str, ...] = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"), timeout: float = 150) -> str:
+    def wait(
+        self, job: str, states: tuple[str, ...] = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"), timeout: float = 150
+    ) -> str:
         """Wait for one of the states; a requeued job is released at once instead of after two minutes."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
@@ -111,4 +115,6 @@ class Cluster:
             if state == "PENDING":
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
             time.sleep(0.5)
-        raise AssertionError(f"job {job} is {self.state(job)} after {timeout} s\n{self.run('scontrol', 'show', 'job', job).stdout}")
+        raise AssertionError(
+            f"job {job} is {self.state(job)} after {timeout} s\n{self.run('scontrol', 'show', 'job', job).stdout}"
+        )

@@ -6,9 +6,8 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from tests.support.toy import Toy
+from torch import Tensor
 
 
 class SlowToy(Toy):

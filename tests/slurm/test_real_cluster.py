@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tests.support.paths import ROOT
 from tests.support.runs import curve
 from tests.support.wandb_file import records
@@ -100,7 +99,15 @@ def test_submit_status_and_gpus(launch, cluster):
 
 
 def test_sigterm_requeue_continues_at_the_exact_step(launch, cluster, unbroken):
-    words = [*TOY, "--name", "pre", "--trainer.max_epochs=5", "--model.init_args.pause=0.6", "-c", "configs/logger/wandb_offline.yaml"]
+    words = [
+        *TOY,
+        "--name",
+        "pre",
+        "--trainer.max_epochs=5",
+        "--model.init_args.pause=0.6",
+        "-c",
+        "configs/logger/wandb_offline.yaml",
+    ]
     job, run = launch.submit("--set", "mem=900M", command=words)
     _wait_for(run / "metrics.csv", run / "checkpoints/last.ckpt", launch, run)
     identity = (run / "wandb_id").read_text()
@@ -142,14 +149,19 @@ def test_two_nodes_resume_after_requeue(launch, cluster):
 
 def test_an_array_with_one_failing_task(launch, cluster, tmp_path):
     sweep = tmp_path / "sweep.txt"
-    sweep.write_text("--model.init_args.lr=0.1\n--model.init_args.lr=0.2\n--data.init_args.fail=broken\n--model.init_args.lr=0.3\n")
+    sweep.write_text(
+        "--model.init_args.lr=0.1\n--model.init_args.lr=0.2\n--data.init_args.fail=broken\n--model.init_args.lr=0.3\n"
+    )
     words = [*TOY, "--name", "array", "--model.init_args.pause=0"]
     done = launch("sweep", str(sweep), "--set", "mem=400M", command=words)
     assert done.returncode == 0, done.stderr
     job = re.search(r"job (\d+)", done.stdout)
     assert job is not None
     end = time.monotonic() + 150
-    while cluster.run("squeue", "-h", "-j", job.group(1), "-t", "PENDING,RUNNING,COMPLETING").stdout and time.monotonic() < end:
+    while (
+        cluster.run("squeue", "-h", "-j", job.group(1), "-t", "PENDING,RUNNING,COMPLETING").stdout
+        and time.monotonic() < end
+    ):
         time.sleep(1)
     finished = [json.loads(p.read_text()) for p in (launch.root / "user/array").glob("*/record.json")]
     assert len(finished) == 3
@@ -166,9 +178,15 @@ def test_cancel(launch, cluster):
 
 
 def test_dependency_waits_for_the_first_job(launch, cluster):
-    first, _ = launch.submit("--set", "mem=400M", command=[*TOY, "--name", "one", "--trainer.max_epochs=1", "--model.init_args.pause=2"])
+    first, _ = launch.submit(
+        "--set", "mem=400M", command=[*TOY, "--name", "one", "--trainer.max_epochs=1", "--model.init_args.pause=2"]
+    )
     second, run = launch.submit(
-        "--set", "mem=400M", "--set", f"dependency=afterok:{first}", command=[*TOY, "--name", "two", "--trainer.max_epochs=1"]
+        "--set",
+        "mem=400M",
+        "--set",
+        f"dependency=afterok:{first}",
+        command=[*TOY, "--name", "two", "--trainer.max_epochs=1"],
     )
     assert cluster.state(second) == "PENDING"
     assert cluster.wait(first) == "COMPLETED"

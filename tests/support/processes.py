@@ -17,7 +17,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _entry(rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...], queue: Any) -> None:
+def _entry(
+    rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...], queue: Any
+) -> None:
     import torch
     import torch.distributed as dist
 

@@ -98,6 +98,7 @@ _ROWS = (
     ),
 )
 
+
 def room(slug: str) -> str:
     """Folder of a method's README and ``paper.yaml`` under ``lightning_modules``."""
     return "strategies" if slug == "fairkv" else slug

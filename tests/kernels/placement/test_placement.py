@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.paths import golden, shared_data
 
 from septet.kernels.placement import (
     DeviceModel,
@@ -24,7 +25,6 @@ from septet.kernels.placement import (
     simulate,
     solve,
 )
-from tests.support.paths import golden, shared_data
 
 
 def _cases(name):
@@ -129,7 +129,9 @@ def test_properties_of_solve(loads, count, batch, cost):
             assert span >= lower_bound(loads, count, batch_size=batch, copies=copies) * (1 - 1e-9)
     if len(loads) % count == 0:
         assert spans[0] <= float(contiguous_plan(1, len(loads), count, batch).makespans([loads], cost)[0]) * (1 + 1e-9)
-    scaled = solve([[3 * w for w in loads]], count, batch_size=batch, weight_cost=3 * cost) if count <= len(loads) else None
+    scaled = (
+        solve([[3 * w for w in loads]], count, batch_size=batch, weight_cost=3 * cost) if count <= len(loads) else None
+    )
     if scaled is not None:
         assert float(scaled.makespans([[3 * w for w in loads]], 3 * cost)[0]) == pytest.approx(3 * spans[0])
         turned = solve([loads[::-1]], count, batch_size=batch, weight_cost=cost)
@@ -184,7 +186,10 @@ _GOOD = ((Replica(0, 0, 2),), (Replica(1, 0, 2),))
         (lambda: solve([[1.0]], 1, weight_cost=-1.0), "weight_cost is -1"),
         (lambda: lower_bound([1.0], 1, copies=-2), "copies is -2"),
         (lambda: contiguous_plan(1, 2, 2).loads([[1.0]]), "do not fit"),
-        (lambda: simulate(contiguous_plan(1, 2, 2), [[1.0, 1.0]], ModelShape(2, 2, 2, 8, 16, 32), DeviceModel(1e9)), "shape has 2 layers"),
+        (
+            lambda: simulate(contiguous_plan(1, 2, 2), [[1.0, 1.0]], ModelShape(2, 2, 2, 8, 16, 32), DeviceModel(1e9)),
+            "shape has 2 layers",
+        ),
         (lambda: group_mean(torch.ones(1, 6), 4), "do not group"),
         (lambda: read_profile("nothing.npz"), "no head profile"),
     ],
@@ -206,7 +211,9 @@ def test_idle_devices_are_named():
 
 def test_published_scores_give_the_golden_loads():
     profiles = np.load(golden("fairkv", "profiles.npz"))
-    scores = read_profile(shared_data("long_context/heads/headkv_retrieval_reasoning_mean_scores.npz"), "Meta_Llama_3_8B_Instruct")
+    scores = read_profile(
+        shared_data("long_context/heads/headkv_retrieval_reasoning_mean_scores.npz"), "Meta_Llama_3_8B_Instruct"
+    )
     tokens = headkv_tokens(scores)
     np.testing.assert_allclose(tokens, profiles["headkv_llama3_8b_q32"])
     np.testing.assert_allclose(group_mean(tokens, 8), profiles["headkv_llama3_8b_kv8"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.strategies import StrategyRegistry
+from tests.support.runs import newest, septet_process
 
 from septet.kernels.placement import contiguous_plan, solve
 from septet.kernels.policies import build_policy
@@ -15,7 +16,6 @@ from septet.lightning_modules.cake import LongContextModule
 from septet.lightning_modules.cake.model import DecoderConfig
 from septet.lightning_modules.strategies import FairKVStrategy, profile_heads
 from septet.lightning_modules.strategies.fairkv import check_profile, drift, weight_cost_in_tokens
-from tests.support.runs import newest, septet_process
 
 SMOKE = ["-c", "configs/fairkv/smoke_2proc.yaml"]
 CONFIG = DecoderConfig(vocab_size=98, hidden_size=32, intermediate_size=64, n_layers=2, n_heads=8, n_kv_heads=4)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.support.processes import run_processes
 
 from septet.kernels.placement import HeadPlan, Replica, contiguous_plan, solve
 from septet.kernels.policies import build_policy
 from septet.lightning_modules.cake.model import CausalLM, DecoderConfig
 from septet.lightning_modules.strategies import parallelise
-from tests.support.processes import run_processes
 
 CONFIG = DecoderConfig(
     vocab_size=64, hidden_size=32, intermediate_size=50, n_layers=3, n_heads=8, n_kv_heads=4, qkv_bias=True
@@ -109,7 +109,10 @@ def _bad(rank: int, world: int) -> list[str]:
         except ValueError as error:
             found.append(str(error))
     model = parallelise(_model(), contiguous_plan(3, 4, 2, 3))
-    for act in (lambda: model.new_cache(build_policy("full"), 2), lambda: parallelise(model, contiguous_plan(3, 4, 2, 3))):
+    for act in (
+        lambda: model.new_cache(build_policy("full"), 2),
+        lambda: parallelise(model, contiguous_plan(3, 4, 2, 3)),
+    ):
         try:
             act()
         except ValueError as error:

@@ -72,7 +72,9 @@ def _improve(weights: list[float], devices: list[int], loads: list[float], count
         for device in range(len(loads)):
             if device == full:
                 continue
-            partners: list[int | None] = [h for h, d in enumerate(devices) if d == device and weights[h] < weights[head]]
+            partners: list[int | None] = [
+                h for h, d in enumerate(devices) if d == device and weights[h] < weights[head]
+            ]
             if counts[device] < capacity:
                 partners.append(None)
             for partner in partners:

@@ -42,7 +42,9 @@ def solve(
     if weight_cost < 0:
         raise ValueError(f"weight_cost is {weight_cost}; it must not be negative")
     if copies > 0 and batch_size == 1:
-        warnings.warn("copies share batch rows, and a batch of 1 has nothing to share: planned without copies", stacklevel=2)
+        warnings.warn(
+            "copies share batch rows, and a batch of 1 has nothing to share: planned without copies", stacklevel=2
+        )
         copies = 0
     if n_devices > loads.shape[1] and copies == 0:
         idle = n_devices - loads.shape[1]

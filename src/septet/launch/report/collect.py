@@ -15,7 +15,6 @@ from typing import Any
 from septet.launch.methods import METHODS, room
 from septet.launch.runs import ledger, runs_root
 
-
 Key = tuple[str, str, str, str, str]
 """Method, data set, metric, run name, model."""
 

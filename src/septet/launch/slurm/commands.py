@@ -21,7 +21,6 @@ from septet.launch.slurm.resources import Cluster, Resources, load_cluster, load
 from septet.launch.slurm.script import option_value, render
 
 
-
 def main(argv: Sequence[str]) -> int:
     """Everything after ``--`` is the command to launch."""
     words = list(argv)
@@ -51,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         job = actions.add_parser(name, help=text)
         job.add_argument("--cluster", help="YAML file or shipped name (configs/clusters)")
         job.add_argument("--resources", help="YAML file or shipped name (configs/resources)")
-        job.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one option of either")
+        job.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="override one option of either"
+        )
         job.add_argument("--name", help="of the run")
         if name == "sweep":
             job.add_argument("file", type=Path, help="one line of further arguments per task")
@@ -133,7 +134,8 @@ def check_command(
         explicit = option_value(words, f"--trainer.{key}")
         if explicit is None and isinstance(given, int) and given not in (-1, 1) and given != wanted:
             raise UsageError(
-                f"the configuration sets trainer.{key}: {given}, the resources give {wanted}; change nodes, gpus or tasks"
+                f"the configuration sets trainer.{key}: {given}, the resources give {wanted}; "
+                "change nodes, gpus or tasks"
             )
     slug = _slug(config)
     run_name = name or parsed.run_name
@@ -178,7 +180,9 @@ def _parameters(options: argparse.Namespace, folder: Path) -> tuple[Path, int]:
         try:
             lines = [lines[int(number)] for number in options.only.split(",")]
         except (ValueError, IndexError) as error:
-            raise UsageError(f"--only {options.only!r}: numbers from 0 to {len(lines) - 1}, separated by commas") from error
+            raise UsageError(
+                f"--only {options.only!r}: numbers from 0 to {len(lines) - 1}, separated by commas"
+            ) from error
     if not lines:
         raise UsageError(f"{options.file} holds no line")
     folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +234,8 @@ def _submit(script: Path, run: Path) -> int:
 def _local(script: Path) -> int:
     """The identical script under bash, as a job of one task would see it."""
     variables = {
-        "SLURM_JOB_ID": str(os.getpid()), "SLURM_RESTART_COUNT": "0", "SLURM_JOB_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1",
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_RESTART_COUNT": "0",
+        "SLURM_JOB_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1",
     }  # fmt: skip
     outside = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
     environment = {**outside, **variables}
@@ -294,5 +299,3 @@ def _cancel(options: argparse.Namespace) -> int:
             raise UsageError(f"scancel {job}: {' '.join(done.stderr.split())}")
         print(f"cancelled {job}")
     return 0
-
-

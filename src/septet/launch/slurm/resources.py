@@ -49,7 +49,9 @@ class Cluster:
         if self.gpu_flag not in ("--gpus-per-node", "--gres"):
             raise UsageError(f"gpu_flag {self.gpu_flag!r}: use '--gpus-per-node' or '--gres'")
         if self.container not in ("none", "apptainer", "pyxis"):
-            raise UsageError(f"container {self.container!r}{did_you_mean(self.container, ['none', 'apptainer', 'pyxis'])}")
+            raise UsageError(
+                f"container {self.container!r}{did_you_mean(self.container, ['none', 'apptainer', 'pyxis'])}"
+            )
         if self.container != "none" and not self.image:
             raise UsageError(f"container {self.container} needs an image")
 

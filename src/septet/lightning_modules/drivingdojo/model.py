@@ -53,7 +53,7 @@ class NextFrameUNet(nn.Module):
 
     Args:
         channels: of a latent.
-        width: of the first level; the others have 2 and 3 times as many.
+        width: of the first level; the others have 2 and 2.5 times as many.
         embedding: width of the FiLM embedding.
     """
 
@@ -62,14 +62,14 @@ class NextFrameUNet(nn.Module):
 
     def __init__(self, channels: int = 12, width: int = 48, embedding: int = 128) -> None:
         super().__init__()
-        w = width
+        w, deep = width, width * 5 // 2
         self.embed = nn.Sequential(
             nn.Linear(8 + 3 + 18 + 2, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
         self.stem = nn.Conv2d(2 * channels + 2, w, 3, padding=1)
         self.down = nn.ModuleList([FilmBlock(w, w, embedding), FilmBlock(w, 2 * w, embedding)])
-        self.middle = nn.ModuleList([FilmBlock(2 * w, 3 * w, embedding), FilmBlock(3 * w, 3 * w, embedding)])
-        self.up = nn.ModuleList([FilmBlock(5 * w, 2 * w, embedding), FilmBlock(3 * w, w, embedding)])
+        self.middle = nn.ModuleList([FilmBlock(2 * w, deep, embedding), FilmBlock(deep, deep, embedding)])
+        self.up = nn.ModuleList([FilmBlock(2 * w + deep, 2 * w, embedding), FilmBlock(3 * w, w, embedding)])
         self.norm, self.out = nn.GroupNorm(8, w), nn.Conv2d(w, channels, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         assert self.out.bias is not None

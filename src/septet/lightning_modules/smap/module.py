@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -149,8 +150,18 @@ class SMAP(Task):
 
     def configure_optimizers(self) -> Any:
         """AdamW and OneCycle over the whole run."""
-        optimizer, schedule = self.make_optimizer(int(self.trainer.estimated_stepping_batches) + 1)
+        optimizer, schedule = self.make_optimizer(self._planned_steps() + 1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _planned_steps(self) -> int:
+        """Optimiser steps of the run, counted without loaders (which would lose their place on resume)."""
+        trainer, data = self.trainer, self.trainer.datamodule  # type: ignore[attr-defined]
+        batches = math.ceil(len(data.train_columns) / data.batch_size)
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 1
+        total = max(1, math.ceil(batches / trainer.accumulate_grad_batches)) * epochs
+        return min(total, trainer.max_steps) if trainer.max_steps > 0 else total
 
     # -- steps ------------------------------------------------------------------------------------------------------
 

@@ -77,7 +77,9 @@ class FairKVStrategy(ModelParallelStrategy):
         """Check that backend and device go together, then connect the processes."""
         backend, kind = self._process_group_backend, self.root_device.type
         if backend == "nccl" and kind == "cpu":
-            raise ValueError("process_group_backend 'nccl' needs GPUs; set strategy.init_args.process_group_backend: gloo")
+            raise ValueError(
+                "process_group_backend 'nccl' needs GPUs; set strategy.init_args.process_group_backend: gloo"
+            )
         if backend == "gloo" and kind == "cuda":
             raise ValueError("process_group_backend 'gloo' with CUDA tensors; set it to nccl or leave it out")
         super().setup_environment()
@@ -121,7 +123,8 @@ class FairKVStrategy(ModelParallelStrategy):
         if self.plan is not None:
             if self.plan.batch_size != self.batch_size:
                 raise ValueError(
-                    f"the plan is for batch_size={self.plan.batch_size}, the strategy says {self.batch_size}; make them equal"
+                    f"the plan is for batch_size={self.plan.batch_size}, the strategy says {self.batch_size}; "
+                    "make them equal"
                 )
             return self.plan
         devices = self.device_mesh["tensor_parallel"].size()
@@ -129,7 +132,12 @@ class FairKVStrategy(ModelParallelStrategy):
             return contiguous_plan(config.n_layers, config.n_kv_heads, devices, self.batch_size)
         loads, cost = self._loads(config)
         return solve(
-            loads, devices, batch_size=self.batch_size, copies=self.copies, cardinality=self.cardinality, weight_cost=cost
+            loads,
+            devices,
+            batch_size=self.batch_size,
+            copies=self.copies,
+            cardinality=self.cardinality,
+            weight_cost=cost,
         )
 
     def _read_profile(self) -> Tensor:
@@ -162,7 +170,7 @@ class FairKVStrategy(ModelParallelStrategy):
 
 
 def weight_cost_in_tokens(config: DecoderConfig) -> float:
-    """c of section 2 in tokens of one KV head: ``(g + 1) * hidden`` (the element size cancels)."""
+    """C of section 2 in tokens of one KV head: ``(g + 1) * hidden`` (the element size cancels)."""
     return (config.n_heads // config.n_kv_heads + 1) * float(config.hidden_size)
 
 

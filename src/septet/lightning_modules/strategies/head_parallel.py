@@ -1,4 +1,4 @@
-"""A decoder cut by attention heads over processes, as a :class:`HeadPlan` says (torch only; after FairKV, arXiv 2502.15804).
+"""A decoder cut by attention heads over processes, as a :class:`HeadPlan` says (after FairKV, arXiv 2502.15804).
 
 Each rank keeps the q/k/v rows and o columns of its heads and an even slice of every MLP. One all-reduce after the
 output projection and one after the MLP add the parts up; a copied head fills only its own batch rows, so copies need

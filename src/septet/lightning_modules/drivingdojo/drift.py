@@ -1,0 +1,53 @@
+"""How a long rollout drifts: by second and at the seams of its chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """PSNR in dB of uint8 images over the last three dimensions; identical ones give 100."""
+    error = (a.float() - b.float()).square().flatten(-3).mean(-1)
+    return 10 * (255**2 / error.clamp_min(255**2 * 1e-10)).log10()
+
+
+def colour_drift(frames: Tensor, first: Tensor) -> Tensor:
+    """Distance of a frame's mean colour to the first frame's, grey levels: ``(B, T, 3, H, W)`` -> ``(B, T)``."""
+    return (frames.float().mean((-1, -2)) - first.float().mean((-1, -2)).unsqueeze(1)).norm(dim=-1)
+
+
+def seam_jump(frames: Tensor, seams: Sequence[int]) -> float:
+    """Mean frame difference at the seams over the median difference of all steps; 1 means invisible seams.
+
+    Args:
+        frames: ``(B, T, 3, H, W)`` uint8.
+        seams: indices of first frames of chunks.
+
+    Returns:
+        The ratio, nan without seams.
+    """
+    if not seams:
+        return float("nan")
+    change = (frames[:, 1:].float() - frames[:, :-1].float()).abs().mean((2, 3, 4))
+    at = change[:, [s - 1 for s in seams]].mean()
+    return float(at / change.median().clamp_min(1e-6))
+
+
+def chunk_seams(context: int, frames: int, total: int, reach: int) -> list[int]:
+    """First new frames of every chunk after the first one, for nets that see ``frames`` at once."""
+    if reach == 1:
+        return []
+    seams, count = [], min(frames, total)
+    while count < total:
+        seams.append(count)
+        count += frames - min(reach, frames - 1)
+    return [s for s in seams if s > context]
+
+
+def per_second(values: Tensor, fps: float) -> list[float]:
+    """Means of a per-frame curve ``(T,)`` over whole and partial seconds."""
+    size = max(1, round(fps))
+    return [float(chunk.mean()) for chunk in torch.split(values, size)]

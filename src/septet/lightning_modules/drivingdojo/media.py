@@ -1,0 +1,112 @@
+"""Film strips, plots and mp4 files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from septet.kernels.egomotion import integrate_actions
+
+
+def film_strip(rows: Sequence[Tensor], zoom: int = 2, gap: int = 2) -> np.ndarray:
+    """Clips ``(T, 3, H, W)`` uint8 as rows of one picture ``(H', W', 3)`` uint8."""
+    lines = []
+    for clip in rows:
+        big = F.interpolate(clip.cpu().float(), scale_factor=float(zoom), mode="nearest").to(torch.uint8)
+        padded = F.pad(big, (0, gap, 0, gap), value=255)
+        lines.append(np.concatenate(list(padded.numpy().transpose(0, 2, 3, 1)), 1))
+    width = max(line.shape[1] for line in lines)
+    return np.concatenate(
+        [np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in lines], 0
+    )
+
+
+def path_figure(details: Sequence[Mapping[str, Any]], columns: int = 4) -> Any:
+    """Commanded and estimated paths of some clips."""
+    plt = _pyplot()
+    rows = -(-len(details) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3 * columns, 3 * rows), squeeze=False)
+    for axis, detail in zip(axes.flat, details, strict=False):
+        for name, style in (("commanded", "k-o"), ("estimated", "r--x")):
+            steps = torch.tensor(detail[name], dtype=torch.float64)
+            path = integrate_actions(torch.nan_to_num(steps))
+            axis.plot(path[:, 1], path[:, 0], style, markersize=3, label=name)
+        axis.set_title(f"{detail['clip']}: {detail['status']}", fontsize=7)
+        axis.set_xlabel("right (m)", fontsize=7)
+        axis.set_ylabel("forward (m)", fontsize=7)
+        axis.axis("equal")
+    axes[0, 0].legend(fontsize=7)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def curves_figure(curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, x: Sequence[float] | None = None) -> Any:
+    """Lines over a common axis."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(6, 3.5))
+    for name, values in curves.items():
+        axis.plot(range(1, len(values) + 1) if x is None else x, values, "-o", markersize=3, label=name)
+    if x is not None:
+        axis.set_xscale("log")
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def controls_figure(controls: Mapping[str, Mapping[str, float]]) -> Any:
+    """Table of E_x, E_y, mean step and coverage: model, floor, static and shuffled."""
+    plt = _pyplot()
+    keys = ("ex", "ey", "mean_step", "coverage_clips", "slope_forward", "corr_forward", "corr_right")
+    cells = [[f"{values.get(k, float('nan')):.4f}" for k in keys] for values in controls.values()]
+    figure, axis = plt.subplots(figsize=(9, 0.4 * (len(cells) + 2)))
+    axis.axis("off")
+    axis.table(cellText=cells, rowLabels=list(controls), colLabels=list(keys), loc="center")
+    plt.close(figure)
+    return figure
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def write_mp4(path: Path, frames: Tensor, fps: float) -> Path:
+    """Write ``(T, 3, H, W)`` uint8 as H.264 (sizes are padded to even numbers by repeating the border).
+
+    Raises:
+        ImportError: without PyAV.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("drivingdojo needs the video extra for mp4: pip install 'septet[video]'") from error
+    from fractions import Fraction
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = frames.cpu().numpy().transpose(0, 2, 3, 1)
+    images = np.pad(images, ((0, 0), (0, images.shape[1] % 2), (0, images.shape[2] % 2), (0, 0)), mode="edge")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = images.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "14"}
+        for image in images:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path

@@ -1,0 +1,121 @@
+"""Out-of-sample study of a bench: SMAP beside every plain rule, in one table.
+
+``python -m septet.lightning_modules.smap.study --bench traffic_mts --protocol lodo --seeds 5 --jobs 2 --out FILE.json``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from septet.datamodules.scenarios.bench import NAMES, load_bench
+from septet.datamodules.scenarios.splits import split
+from septet.lightning_modules.smap import baselines
+from septet.lightning_modules.smap.scoring import evaluate
+
+Array = NDArray[np.float64]
+RULES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("global_best", {}),
+    ("global_mean", {}),
+    ("scenario_best", {}),
+    ("knn_meta", {}),
+    ("knn_shrunk", {}),
+    ("knn_shrunk", {"k": 5, "c": 1.0, "value": "loss"}),
+    ("mf_side", {}),
+    ("lgbm_reg", {}),
+)
+
+
+def _one(task: tuple[str, str, int, str, int, dict[str, Any]]) -> tuple[list[int], Array]:
+    """Scores of one fold: a rule (seed < 0) or SMAP."""
+    bench_name, protocol, fold, name, seed, options = task
+    bench = load_bench(bench_name)
+    part = split(bench, protocol)[fold]
+    if seed < 0:
+        return part.test, baselines.predict(name, bench, part.train, part.test, **options)
+    import torch
+
+    torch.set_num_threads(1)
+    from septet.lightning_modules.smap.run import fit_predict
+
+    return part.test, fit_predict(bench, part, seed=seed, **options)
+
+
+def study(
+    bench_name: str, protocol: str, seeds: int, jobs: int, options: dict[str, Any], rules: bool = True
+) -> dict[str, Any]:
+    """Metrics of each rule and of SMAP over seeds.
+
+    Args:
+        bench_name: of :func:`load_bench`.
+        protocol: lodo, loso or folds.
+        seeds: of SMAP.
+        jobs: processes.
+        options: of SMAP.
+        rules: measure the plain rules as well.
+    """
+    bench = load_bench(bench_name)
+    folds = range(len(split(bench, protocol)))
+    lines: list[tuple[str, int, dict[str, Any]]] = [("SMAP", s, options) for s in range(seeds)]
+    if rules:
+        lines += [(name, -1, chosen) for name, chosen in RULES]
+    tasks = [(bench_name, protocol, f, name, seed, chosen) for name, seed, chosen in lines for f in folds]
+    start = time.perf_counter()
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
+        parts = list(workers.map(_one, tasks))
+    found: dict[str, Any] = {"SMAP": []}
+    for i, (name, seed, chosen) in enumerate(lines):
+        predictions = np.full(bench.values.shape, np.nan)
+        for columns, scores in parts[i * len(folds) : (i + 1) * len(folds)]:
+            predictions[:, columns] = scores
+        metrics = evaluate(bench, predictions, protocol)
+        if seed >= 0:
+            found["SMAP"].append(metrics)
+        else:
+            found[",".join([name, *(f"{k}={v}" for k, v in chosen.items())])] = metrics
+    mean = {k: float(np.mean([row[k] for row in found["SMAP"]])) for k in found["SMAP"][0]}
+    spread = {k: float(np.std([row[k] for row in found["SMAP"]])) for k in found["SMAP"][0]}
+    return {
+        "bench": bench_name, "protocol": protocol, "seeds": seeds, "options": options,
+        "smap_mean": mean, "smap_std": spread, "methods": found, "wall_s": round(time.perf_counter() - start, 1),
+    }  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table and write JSON."""
+    parser = argparse.ArgumentParser(prog="python -m septet.lightning_modules.smap.study")
+    parser.add_argument("--bench", choices=NAMES, required=True)
+    parser.add_argument("--protocol", choices=("lodo", "loso", "folds"), default="lodo")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--options", default="{}", help="JSON arguments of SMAP")
+    parser.add_argument("--no-rules", action="store_true")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(argv)
+    found = study(given.bench, given.protocol, given.seeds, given.jobs, json.loads(given.options), not given.no_rules)
+    found |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": platform.machine(), "cpus": os.cpu_count()}
+    rows = {"SMAP": found["smap_mean"], **{k: v for k, v in found["methods"].items() if k != "SMAP"}}
+    for name, row in rows.items():
+        shown = ("regret1", "gregret1", "ndcg5", "tau", "auc1", "mrr1", "ndcg1")
+        print(f"{given.bench}/{given.protocol} {name:<32} " + " ".join(f"{k} {row[k]:.3f}" for k in shown if k in row))
+    print(f"{given.options} std {found['smap_std']['regret1']:.3f} {found['wall_s']} s", flush=True)
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
