@@ -77,7 +77,7 @@ def table(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # idle GPUs without copies are part of the table
         if tokens.shape[1] % count == 0:
-            plans["standard TP"] = contiguous_plan(*tokens.shape, count, batch)
+            plans["standard TP"] = contiguous_plan(tokens.shape[0], tokens.shape[1], count, batch)
         plans["assignment only"] = solve(loads, count, batch_size=batch, weight_cost=cost)
         for k in copies:
             plans[f"+{k} copies"] = solve(loads, count, batch_size=batch, copies=k, weight_cost=cost)

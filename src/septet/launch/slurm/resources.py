@@ -115,7 +115,8 @@ def load_cluster(value: str | None, overrides: Mapping[str, Any] | None = None) 
     content = _read(value, "clusters") if value else {}
     if value:
         content.setdefault("name", Path(value).stem)
-    return _build(Cluster, {**content, **(overrides or {})})
+    _check_keys(Cluster, options := {**content, **(overrides or {})})
+    return Cluster(**options)
 
 
 def load_resources(value: str | None, overrides: Mapping[str, Any] | None = None) -> Resources:
@@ -125,7 +126,8 @@ def load_resources(value: str | None, overrides: Mapping[str, Any] | None = None
         UsageError: for an unknown name or key.
     """
     content = _read(value, "resources") if value else {}
-    return _build(Resources, {**content, **(overrides or {})})
+    _check_keys(Resources, options := {**content, **(overrides or {})})
+    return Resources(**options)
 
 
 def _read(value: str, kind: str) -> dict[str, Any]:
@@ -143,9 +145,10 @@ def _read(value: str, kind: str) -> dict[str, Any]:
     return content
 
 
-def _build(kind: type[Any], content: Mapping[str, Any]) -> Any:
+def _check_keys(kind: type[Any], options: dict[str, Any]) -> None:
+    """Name an unknown option; lists become tuples."""
     known = {f.name for f in fields(kind)}
-    for key in content:
+    for key, value in options.items():
         if key not in known:
             raise UsageError(f"{kind.__name__.lower()} has no option {key!r}{did_you_mean(key, known)}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        options[key] = tuple(value) if isinstance(value, list) else value

@@ -56,7 +56,8 @@ def prompt_of(batch: Mapping[str, Any], row: int) -> Tensor:
     real = batch["attention_mask"][row].bool()
     ids, labels = batch["input_ids"][row][real], batch["labels"][row][real]
     answer = torch.nonzero(labels >= 0).flatten()
-    return ids[: int(answer[0])] if len(answer) else ids
+    prompt: Tensor = ids[: int(answer[0])] if len(answer) else ids
+    return prompt
 
 
 def left_padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

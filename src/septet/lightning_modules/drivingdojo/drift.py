@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """PSNR in dB of uint8 images over the last three dimensions; identical ones give 100."""
-    error = (a.float() - b.float()).square().flatten(-3).mean(-1)
-    return 10 * (255**2 / error.clamp_min(255**2 * 1e-10)).log10()
+def squared_error(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared error of uint8 images over the last three dimensions, in [0, 1]."""
+    return ((a.float() - b.float()) / 255).square().flatten(-3).mean(-1)
+
+
+def decibel(error: Tensor) -> Tensor:
+    """PSNR in dB of mean squared errors; average errors first: identical frames would outweigh all others."""
+    return -10 * error.clamp_min(1e-10).log10()
 
 
 def colour_drift(frames: Tensor, first: Tensor) -> Tensor:

@@ -40,8 +40,11 @@ def validation_step(model: WorldModel, batch: dict[str, Any], batch_idx: int) ->
     """Log val/loss, and val/psnr of the whole dream and of its first new frame."""
     frames = batch["frames"]
     video = model.generate(frames[:, : model.context], batch["actions"], yaw=batch["yaw"])
-    quality = drift.psnr(video, frames)[:, model.context :]
-    values = {"loss": fixed_loss(model, batch, batch_idx), "psnr": quality.mean(), "psnr_first": quality[:, 0].mean()}
+    error = drift.squared_error(video, frames)[:, model.context :]
+    values = {
+        "loss": fixed_loss(model, batch, batch_idx), "psnr": drift.decibel(error.mean()),
+        "psnr_first": drift.decibel(error[:, 0].mean()),
+    }  # fmt: skip
     model.log_dict({f"val/{k}": v for k, v in values.items()}, on_epoch=True, batch_size=len(frames), sync_dist=True)
 
 
@@ -57,7 +60,7 @@ class TestState:
     def __init__(self, model: WorldModel) -> None:
         self.model = model
         self.kept: tuple[dict[str, Any], Tensor] | None = None
-        self.quality: list[Tensor] = []
+        self.error: list[Tensor] = []
         self.colour: list[Tensor] = []
         self.copy: list[Tensor] = []
         self.ssim: list[float] = []
@@ -81,8 +84,8 @@ class TestState:
         seed = 10_000 * (1 + len(self.losses))
         video = model.generate(first, actions, yaw=batch["yaw"], seed=seed)
         self.losses.append(float(fixed_loss(model, batch, len(self.losses))))
-        self.quality.append(drift.psnr(video, frames)[:, model.context :].cpu())
-        self.copy.append(drift.psnr(frames[:, : 1].expand_as(frames), frames)[:, model.context :].cpu())
+        self.error.append(drift.squared_error(video, frames)[:, model.context :].cpu())
+        self.copy.append(drift.squared_error(frames[:, :1].expand_as(frames), frames)[:, model.context :].cpu())
         self.colour.append((drift.colour_drift(video, frames[:, 0]) - drift.colour_drift(frames, frames[:, 0])).abs().cpu())
         self.ssim.append(_ssim(video[:, model.context :], frames[:, model.context :]))
         reach = int(getattr(model.net, "reach", 1))
@@ -109,12 +112,13 @@ class TestState:
 
     def finish(self) -> None:
         """Log everything once and draw the pictures."""
-        quality, colour = torch.cat(self.quality), torch.cat(self.colour)
-        copy = torch.cat(self.copy)
+        quality = drift.decibel(torch.cat(self.error).mean(0))
+        copy = drift.decibel(torch.cat(self.copy).mean(0))
+        colour = torch.cat(self.colour)
         values = {
-            "loss": sum(self.losses) / len(self.losses), "psnr": float(quality.mean()),
-            "psnr_first": float(quality[:, 0].mean()), "psnr_copy_first": float(copy[:, 0].mean()),
-            "psnr_last": float(quality[:, -1].mean()), "colour_drift": float(colour[:, -1].mean()),
+            "loss": sum(self.losses) / len(self.losses), "psnr": float(drift.decibel(torch.cat(self.error).mean())),
+            "psnr_first": float(quality[0]), "psnr_copy_first": float(copy[0]),
+            "psnr_last": float(quality[-1]), "colour_drift": float(colour[:, -1].mean()),
             "ssim": sum(self.ssim) / len(self.ssim), self.frechet.key: float(self.frechet.compute()),
             "seam_jump": self.seams[0],
         }  # fmt: skip
@@ -131,7 +135,7 @@ class TestState:
         batch, video = self.kept
         rows = [c for pair in zip(batch["frames"][:3], video[:3], strict=True) for c in pair]
         model.save_picture("film_strip_real_generated", media.film_strip(rows))
-        curves = {"model": quality.mean(0).tolist(), "first frame repeated": copy.mean(0).tolist()}
+        curves = {"model": quality.tolist(), "first frame repeated": copy.tolist()}
         model.save_picture("psnr_by_step", media.curves_figure(curves, "new frame", "PSNR (dB)"))
         drifts = {"colour drift against real": colour.mean(0).tolist()}
         model.save_picture("colour_drift", media.curves_figure(drifts, "frame", "grey levels"))
