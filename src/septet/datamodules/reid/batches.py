@@ -30,12 +30,12 @@ class QuadBatch(NamedTuple):
 
 
 class SideBatch(NamedTuple):
-    """Some images of one side of an evaluation: ``(B, 3, H, W)``, identities, cameras and indices ``(B,)``."""
+    """Some images of one side of an evaluation: ``(B, 3, H, W)``, identities, cameras and places ``(B,)``."""
 
     images: Tensor
     ids: Tensor
     cams: Tensor
-    index: Tensor
+    place: Tensor
 
 
 class EvalBatch(NamedTuple):
@@ -74,10 +74,14 @@ class QuadrupleDataset(Dataset[QuadBatch]):
         """The batch of ``(epoch, place, visible index, infrared index)``."""
         epoch = items[0][0]
         places = [place for _, place, _, _ in items]
-        sides = {"visible": [self.visible[v] for _, _, v, _ in items], "infrared": [self.infrared[i] for *_, i in items]}
-        streams = [self.augment.stream(sides[s.removesuffix("_aug")], s, epoch, places) for s in STREAMS]
+        sides = {
+            "visible": [self.visible[v] for _, _, v, _ in items],
+            "infrared": [self.infrared[i] for *_, i in items],
+        }
+        streams: list[Any] = [self.augment.stream(sides[s.removesuffix("_aug")], s, epoch, places) for s in STREAMS]
         labels = torch.as_tensor(self.labels[[v for _, _, v, _ in items]], dtype=torch.int64)
-        return QuadBatch(*streams, labels)
+        visible, visible_aug, infrared, infrared_aug = streams
+        return QuadBatch(visible, visible_aug, infrared, infrared_aug, labels)
 
     def __getitem__(self, item: tuple[int, int, int, int]) -> QuadBatch:
         return self.__getitems__([item])

@@ -26,7 +26,8 @@ def resized(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     pixels = image_array(path)
     if pixels.shape[:2] == size:
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+    out: NDArray[np.uint8] = np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+    return out
 
 
 def order_hash(root: Path, samples: Sequence[Sample]) -> str:

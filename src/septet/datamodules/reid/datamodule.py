@@ -106,7 +106,7 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         self.every_setting, self.strict, self.drop_unpaired = every_setting, strict, drop_unpaired
         self.shuffle_infrared = shuffle_infrared
         self.augment = QuadAugmentation(seed, shared_crop, exchange_first)
-        self.generator = {"preset": "tiny", "seed": 0, "difficulty": 1.0} | dict(generator or {})
+        self.generator: dict[str, Any] = {"preset": "tiny", "seed": 0, "difficulty": 1.0} | dict(generator or {})
         self.predict_query, self.predict_gallery = predict_query, predict_gallery
         self._check()
         self.generated = root is None
@@ -123,14 +123,18 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         }  # fmt: skip
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(map(str, allowed))}")
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(map(str, allowed))}"
+                )
         if any(side % 16 or side < 16 for side in self.image_size):
             raise ValueError(f"image_size {self.image_size}: both sides must be multiples of 16")
         for name in ("p", "k", "shots", "eval_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1")
         if self.generator["preset"] not in PRESETS:
-            raise ValueError(f"unknown generator.preset {self.generator['preset']!r}: choose one of {', '.join(PRESETS)}")
+            raise ValueError(
+                f"unknown generator.preset {self.generator['preset']!r}: choose one of {', '.join(PRESETS)}"
+            )
 
     # -- samples ----------------------------------------------------------------------------------------------------
 
@@ -159,7 +163,9 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         if trainer is None or getattr(trainer, "fast_dev_run", False):
             return
         if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError("use_distributed_sampler=True would break the P x K batches: set trainer.use_distributed_sampler=false")
+            raise ValueError(
+                "use_distributed_sampler=True would break the P x K batches: set trainer.use_distributed_sampler=false"
+            )
 
     def check_limit(self, name: str, batches: int) -> None:
         """Refuse ``limit_{val,test}_batches`` below the number of batches."""
@@ -195,7 +201,7 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
                 kept = [[s for s in side if s.pid in out] for side in sides]
                 protocol = "llcm_strict" if self.strict else self.dataset
                 self.evaluations["val"] = held_out(kept[0], kept[1], self.direction, protocol)
-                sides = tuple([s for s in side if s.pid not in out] for side in sides)
+                sides = ([s for s in sides[0] if s.pid not in out], [s for s in sides[1] if s.pid not in out])
             self._train = sides
         if self.select_on == "test":
             self.evaluations["val"] = self._test(every=False)
@@ -279,9 +285,7 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         rank, world = rank_and_world()
         numbers = list(range(len(dataset)))
         numbers += numbers[: -len(numbers) % world] if world > 1 else []
-        return DataLoader(
-            dataset, batch_size=None, sampler=numbers[rank::world], num_workers=min(self.workers, 4)
-        )
+        return DataLoader(dataset, batch_size=None, sampler=numbers[rank::world], num_workers=min(self.workers, 4))
 
     # -- record -----------------------------------------------------------------------------------------------------
 

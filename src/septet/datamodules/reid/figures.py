@@ -33,7 +33,7 @@ def person(seed: int, pid: int) -> Person:
     """The identity ``pid`` of a generated set."""
     r = np.random.default_rng([seed, pid])
     shape = [r.uniform(*b) for b in ((0.72, 0.92), (0.055, 0.105), (0.04, 0.08), (0.42, 0.54), (0.038, 0.05))]
-    texture = tuple((int(r.integers(5)), float(r.uniform(8, 26))) for _ in range(2))
+    texture: Any = tuple((int(r.integers(5)), float(r.uniform(8, 26))) for _ in range(2))
     flags = bool(r.random() < 0.5), bool(r.random() < 0.3), int(r.integers(3)), int(r.integers(3))
     visible = {
         "top": r.uniform(0.1, 0.95, (2, 3)),
@@ -49,7 +49,8 @@ def person(seed: int, pid: int) -> Person:
         "hair": r.uniform(0.05, 0.35, 1),
         "bag": r.uniform(0.1, 0.8, 1),
     }
-    return Person(*shape, texture, *flags, visible, infrared)  # type: ignore[arg-type]
+    fields: tuple[Any, ...] = (*shape, texture, *flags, visible, infrared)
+    return Person(*fields)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def _background(camera: int, x: Array, y: Array, r: np.random.Generator, infrare
     wave = 0.10 * np.sin(2 * np.pi * (x * (3 + c) + y * (1 + c % 3)))
     base = 0.35 * b + 0.25 + difficulty * wave + 0.05 * difficulty * r.normal(size=x.shape)
     tint = np.array([0.6]) if infrared else np.array([1, 0.97, 0.9])
-    return base[..., None] * tint
+    out: Array = base[..., None] * tint
+    return out
 
 
 def _expose(canvas: Array, camera: int, r: np.random.Generator, infrared: bool, difficulty: float) -> NDArray[np.uint8]:

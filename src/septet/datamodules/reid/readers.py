@@ -194,9 +194,7 @@ class RegDB:
     def _list(self, part: str, modality: str) -> list[Sample]:
         name = "visible" if modality == "visible" else "thermal"
         path = _need(self.root / f"idx/{part}_{name}_{self.trial}.txt", self.layout)
-        return [
-            Sample(file, label, 1 if modality == "visible" else 2, modality) for file, label in _read_list(path)
-        ]
+        return [Sample(file, label, 1 if modality == "visible" else 2, modality) for file, label in _read_list(path)]
 
     def train(self, modality: Modality) -> list[Sample]:
         """Training images of one modality, labels as in the list."""

@@ -68,8 +68,8 @@ class Ranking(NamedTuple):
     """
 
     cmc: Tensor
-    mAP: float  # noqa: N815 - the field's name
-    mINP: float  # noqa: N815
+    mAP: float
+    mINP: float
     rank: Tensor
     ap: Tensor
     inp: Tensor

@@ -67,7 +67,8 @@ class ChannelAttention(nn.Module):
         width = x.shape[2]
         rows = slice(part * width, (part + 1) * width)
         y = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
-        return y.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        split: Tensor = y.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return split
 
     def forward(self, pattern: Tensor, values: Tensor) -> Tensor:
         """Queries and keys from ``pattern``, values from ``values``, both ``(N, C, L)``."""
@@ -79,7 +80,8 @@ class ChannelAttention(nn.Module):
     def weights(self, pattern: Tensor) -> Tensor:
         """Attention ``(N, heads, C, C)`` between channels, for pictures."""
         q, k = self._split(pattern, 0), self._split(pattern, 1)
-        return (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1)
+        out: Tensor = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1)
+        return out
 
 
 class MIMBStage(nn.Module):
@@ -231,7 +233,7 @@ class MicroTrunk(nn.Module):
 
     @staticmethod
     def stem() -> nn.Sequential:
-        """conv 3x3/2, BN, ReLU."""
+        """Conv 3x3/2, BN, ReLU."""
         return _unit(3, 12, 2)
 
     def maps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -51,7 +51,8 @@ def quadruple_center_triplet(
     if alpha > 0:
         own = (sums / number)[y, streams]
         total = total + alpha * torch.linalg.vector_norm(x - own, dim=1).mean()
-    return total / 2
+    loss: Tensor = total / 2
+    return loss
 
 
 def _quarters(labels: Tensor) -> Tensor:
@@ -72,7 +73,9 @@ def _every_stream(count: Tensor, classes: Tensor) -> None:
     missing = (count == 0).nonzero().flatten()
     if len(missing):
         label, stream = int(classes[missing[0] // 4]), int(missing[0]) % 4
-        raise ValueError(f"class {label} has no row in stream {stream} (0..3 = V, V', I, I'): every class must be there")
+        raise ValueError(
+            f"class {label} has no row in stream {stream} (0..3 = V, V', I, I'): every class must be there"
+        )
 
 
 def _push(x: Tensor, centers: Tensor, y: Tensor, margin: float) -> Tensor:
@@ -131,7 +134,8 @@ def hetero_center_triplet(features: Tensor, labels: Tensor, *, margin: float = 0
     centers = (member.T @ x) / member.sum(0)[:, None]
     pull = torch.linalg.vector_norm(x - centers[y], dim=1).mean()
     push = _push(centers, centers, torch.arange(len(classes), device=x.device), margin)
-    return (pull + push) / 2
+    loss: Tensor = (pull + push) / 2
+    return loss
 
 
 def kl_align(p: Tensor, q: Tensor, *, dim: int = 1) -> Tensor:

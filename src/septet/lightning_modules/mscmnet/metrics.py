@@ -16,12 +16,12 @@ RANKS = (1, 5, 10, 20)
 
 
 class Side(NamedTuple):
-    """Features ``(N, D)``, identities, cameras and indices ``(N,)`` of one side, by ascending index."""
+    """Features ``(N, D)``, identities, cameras and places ``(N,)`` of one side, by ascending place."""
 
     features: Tensor
     ids: Tensor
     cams: Tensor
-    index: Tensor
+    place: Tensor
 
 
 class ReIDMetric(Metric):
@@ -106,8 +106,8 @@ class ReIDMetric(Metric):
         query, gallery = self.sides()
         trials: list[Any] = [None]
         if galleries is not None:
-            place = torch.full((int(gallery.index[-1]) + 1,), -1, dtype=torch.int64)
-            place[gallery.index.cpu()] = torch.arange(len(gallery.index))
+            place = torch.full((int(gallery.place[-1]) + 1,), -1, dtype=torch.int64)
+            place[gallery.place.cpu()] = torch.arange(len(gallery.place))
             trials = [place[torch.as_tensor(g)] for g in galleries]
             if any(bool((t < 0).any()) for t in trials):
                 raise ValueError("a trial names gallery images whose features were not given")

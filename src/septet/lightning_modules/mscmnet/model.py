@@ -14,7 +14,7 @@ from septet.lightning_modules.mscmnet.blocks import MicroTrunk, MIMBStage, NonLo
 __all__ = ["AGWNet", "Embedding", "MIMBStage", "NonLocal", "QuadStreamNet", "parameter_count"]
 
 STREAMS = ("visible", "visible_aug", "infrared", "infrared_aug")
-TRUNKS = {"resnet50": ResNetTrunk, "micro": MicroTrunk}
+TRUNKS: dict[str, Any] = {"resnet50": ResNetTrunk, "micro": MicroTrunk}
 Modality = Literal["visible", "infrared"]
 
 
@@ -27,6 +27,8 @@ class Embedding(NamedTuple):
 
 class _CrossModalNet(nn.Module):
     """Stems per stream, a shared trunk, BN-neck and classifier."""
+
+    residual = False
 
     def __init__(
         self, num_classes: int, image_size: tuple[int, int], trunk: str, streams: tuple[str, ...], inner: int | None
@@ -41,7 +43,7 @@ class _CrossModalNet(nn.Module):
             raise ValueError(f"num_classes={num_classes}: at least two identities are needed")
         self.image_size = (height, width)
         kind = TRUNKS[trunk]
-        self.trunk = kind(inner)
+        self.trunk: Any = kind(inner)
         self.stems = nn.ModuleDict({name: kind.stem() for name in streams})
         self.grid = (height // kind.reduction, width // kind.reduction)
         self.neck = nn.BatchNorm1d(kind.out_channels)
@@ -75,9 +77,8 @@ class _CrossModalNet(nn.Module):
         sources = (x0, x1, x2, None)
         for stage, source in zip(self.mimb, sources, strict=False):
             x = x + stage(x, source) if self.residual else stage(x, source)
-        return self.trunk.pool(x)
-
-    residual = False
+        pool: Tensor = self.trunk.pool(x)
+        return pool
 
     def _head(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         pool = self.pooled(x0)
@@ -88,7 +89,8 @@ class _CrossModalNet(nn.Module):
         if modality not in ("visible", "infrared"):
             raise ValueError(f"unknown modality {modality!r}: choose 'visible' or 'infrared'")
         outputs = [stem(images) for name, stem in self.stems.items() if name.startswith(modality)]
-        return outputs[0] if len(outputs) == 1 else (outputs[0] + outputs[1]) / 2
+        mean: Tensor = outputs[0] if len(outputs) == 1 else (outputs[0] + outputs[1]) / 2
+        return mean
 
     def embed(self, images: Tensor, modality: Modality) -> Embedding:
         """Features of images ``(N, 3, H, W)``, both ``(N, F)``; the trunk runs once."""
@@ -130,9 +132,7 @@ class QuadStreamNet(_CrossModalNet):
         options: dict[str, Any] = {"head_dim": head_dim, "gamma": gamma}
         for channels, stride in (*self.trunk.sources, (None, None)) if mimb else ():
             self.mimb.append(
-                MIMBStage(
-                    self.trunk.channels, self.grid, source_channels=channels, source_stride=stride, **options
-                )
+                MIMBStage(self.trunk.channels, self.grid, source_channels=channels, source_stride=stride, **options)
             )
         if weights is not None:
             self.load_imagenet(weights)

@@ -172,11 +172,11 @@ class CrossModalReID(Task):
             if len(side.images):
                 out = self.embed(side.images, modality)
                 for name, meter in self.meters.items():
-                    meter.update(getattr(out, name), side.ids, side.cams, side.index, is_query=is_query)
+                    meter.update(getattr(out, name), side.ids, side.cams, side.place, is_query=is_query)
 
     def _finish(self, stage: str) -> dict[str, float]:
         """Log the reported setting under ``stage/``, pool features under ``stage/pool/``."""
-        found = {}
+        found: dict[str, float] = {}
         for name, meter in self.meters.items():
             prefix = "" if name == "bn" else f"{name}/"
             found |= {f"{stage}/{prefix}{key}": float(value) for key, value in meter.compute().items()}
@@ -252,7 +252,7 @@ class CrossModalReID(Task):
     def _embed_gallery(self) -> Tensor:
         data = self.data
         other: Modality = "visible" if data.query_modality == "infrared" else "infrared"
-        loader = self.trainer.predict_dataloaders
+        loader: Any = self.trainer.predict_dataloaders
         found = []
         for number in range(len(loader.dataset)):
             images = loader.dataset[number].gallery.images
@@ -268,8 +268,13 @@ class CrossModalReID(Task):
         score = self.embed(batch.query.images, self.data.query_modality).bn @ self._gallery.T
         best = score.topk(min(SEARCH, score.shape[1]), 1)
         return [
-            {"query": evaluation.query[int(q)].path, "rank": n + 1, "gallery": evaluation.pool[int(g)].path, "score": float(s)}
-            for q, values, indices in zip(batch.query.index, best.values, best.indices, strict=True)
+            {
+                "query": evaluation.query[int(q)].path,
+                "rank": n + 1,
+                "gallery": evaluation.pool[int(g)].path,
+                "score": float(s),
+            }
+            for q, values, indices in zip(batch.query.place, best.values, best.indices, strict=True)
             for n, (s, g) in enumerate(zip(values, indices, strict=True))
         ]
 

@@ -47,7 +47,14 @@ def draw(
 
 
 def sheet(
-    row: int, query: Side, part: Side, samples: list[Any], evaluation: Any, protocol: Protocol, root: Path, top: int = 10
+    row: int,
+    query: Side,
+    part: Side,
+    samples: list[Any],
+    evaluation: Any,
+    protocol: Protocol,
+    root: Path,
+    top: int = 10,
 ) -> Any:
     """The gallery sheet of one query."""
     score = part.features @ query.features[row]
@@ -58,8 +65,7 @@ def sheet(
         match = bool(part.ids[n] == query.ids[row])
         path = str(root / sample.path)
         ranked.append(Hit(path, sample.pid, sample.cam, float(score[n]), match, bool(excluded[n])))
-    ranked += [ranked[-1]] * (top - len(ranked))
-    own = evaluation.query[int(query.index[row])]
+    own = evaluation.query[int(query.place[row])]
     return gallery_sheet(Hit(str(root / own.path), own.pid, own.cam, 1.0, True, False), ranked, top=top)
 
 
@@ -138,10 +144,13 @@ def page(query: Side, gallery: Side, evaluation: Any, protocol: Protocol) -> str
     """A local HTML page: per-camera table and the worst queries with their files."""
     query = Side(*(column.cpu() for column in query))
     result, _, _ = first_trial(query, gallery, evaluation, protocol)
-    cells = [f"<tr><td>{c}</td><td>{n}</td><td>{100 * r:.1f}</td><td>{100 * m:.1f}</td></tr>" for c, n, r, m in camera_rows(result, query)]
+    cells = [
+        f"<tr><td>{c}</td><td>{n}</td><td>{100 * r:.1f}</td><td>{100 * m:.1f}</td></tr>"
+        for c, n, r, m in camera_rows(result, query)
+    ]
     order = torch.sort(result.ap.nan_to_num(nan=2.0)).indices[:50]
     worst = [
-        f"<tr><td>{html.escape(evaluation.query[int(query.index[i])].path)}</td><td>{int(result.rank[i]) + 1}</td>"
+        f"<tr><td>{html.escape(evaluation.query[int(query.place[i])].path)}</td><td>{int(result.rank[i]) + 1}</td>"
         f"<td>{100 * float(result.ap[i]):.1f}</td></tr>"
         for i in order.tolist()
         if int(result.rank[i]) >= 0

@@ -42,7 +42,7 @@ def gallery_sheet(query: Hit, ranked: Sequence[Hit], *, path: str | Path | None 
         raise ValueError(f"top={top} is below 1")
     shown = [query, *ranked[:top]]
     step = TILE[0] + 2 * FRAME + GAP
-    sheet = Image.new("RGB", (step * len(shown) + GAP, TILE[1] + 2 * FRAME + 3 * LINE + 2 * GAP), "white")
+    sheet = Image.new("RGB", (step * (top + 1) + GAP, TILE[1] + 2 * FRAME + 3 * LINE + 2 * GAP), "white")
     pen = ImageDraw.Draw(sheet)
     for n, hit in enumerate(shown):
         left, top_edge = GAP + n * step, GAP

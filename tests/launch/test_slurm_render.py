@@ -1,0 +1,112 @@
+"""Scripts are byte-stable and equal the checked-in ones; contradictions are named before anything is submitted."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from septet.launch.slurm import Cluster, Resources, load_cluster, load_resources, render
+from septet.launch.slurm.script import with_devices
+from tests.support.paths import ROOT
+from tests.support.runs import septet, septet_process
+
+GOLDEN = ROOT / "tests/golden/slurm"
+CLUSTERS = ("default", "gres", "apptainer", "pyxis")
+RESOURCES = ("cpu_small", "gpu_1", "gpu_8", "nodes_2")
+COMMAND = ["septet", "fit", "-c", "configs/cne_n/smoke.yaml"]
+RUN = Path("/data/runs/cne_n/smoke/20260101-000000-abcd")
+
+
+def _script(cluster: str, resources: str) -> str:
+    return render(
+        COMMAND, load_cluster(cluster), load_resources(resources), RUN, workdir=Path("/data"), commit="abc123"
+    )
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+@pytest.mark.parametrize("resources", RESOURCES)
+def test_script_equals_the_golden(cluster, resources):
+    text = _script(cluster, resources)
+    assert text == _script(cluster, resources)
+    file = GOLDEN / f"{cluster}-{resources}.sh"
+    if os.environ.get("SEPTET_WRITE_GOLDEN") == "1":
+        file.write_text(text)
+    assert text == file.read_text()
+    assert len(text.splitlines()) < 80
+    flags = [line for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert flags == sorted(flags)
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+def test_no_timestamp_and_no_bare_ntasks():
+    text = _script("default", "nodes_2")
+    assert "--ntasks=" not in text
+    assert not re.search(r"\d{2}:\d{2}:\d{2} (UTC|20)", text)
+
+
+@pytest.mark.parametrize(
+    ("build", "fragment"),
+    [
+        (lambda: Resources(nodes=0), "nodes is 0"),
+        (lambda: Resources(gpus=-1), "gpus is -1"),
+        (lambda: Resources(time="90"), "D-HH:MM:SS"),
+        (lambda: Resources(time="1:2:3:4"), "'1:2:3:4'"),
+        (lambda: Resources(mem="lots"), "'lots'"),
+        (lambda: Resources(signal="HUP"), "'HUP'"),
+        (lambda: Cluster(gpu_flag="--gpus"), "'--gpus'"),
+        (lambda: Cluster(container="docker"), "'docker'"),
+        (lambda: Cluster(container="pyxis"), "needs an image"),
+        (lambda: load_cluster("gress"), "did you mean 'gres'"),
+        (lambda: load_resources("gpu_1", {"gpu": 2}), "did you mean 'gpus'"),
+        (lambda: with_devices(["fit", "--trainer.devices=4"], Resources(gpus=2)), "contradicts the resources"),
+        (lambda: with_devices(["fit", "--trainer.num_nodes", "2"], Resources(gpus=2)), "contradicts the resources"),
+    ],
+)
+def test_inconsistencies_are_named(build, fragment):
+    with pytest.raises(ValueError, match=re.escape(fragment)):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (["submit"], "nothing to launch"),
+        (["render", "--", "report"], "not 'report'"),
+        (["render", "--", "fit", "-c", "tests/support/toy.yaml", "--model.init_args.lrr=1"], "did you mean 'lr'"),
+        (["render", "--set", "nodes", "--", "fit", "-c", "tests/support/toy.yaml"], "KEY=VALUE"),
+        (["render", "--", "fit", "-c", "configs/trainer/ddp_cpu.yaml", "-c", "tests/support/toy.yaml"], "devices: 2"),
+        (["sweep", "nowhere.txt", "--", "fit", "-c", "tests/support/toy.yaml"], "no parameter file"),
+        (["status", "user/none"], "no run"),
+    ],
+)
+def test_wrong_launches_end_with_one_line(words, fragment, capsys, runs):
+    assert septet("launch", *words) == 2
+    assert fragment in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_is_named_before_submission(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEPTET_RUNS", str(tmp_path / "file"))
+    assert septet("launch", "submit", "--", "fit", "-c", "tests/support/toy.yaml") == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_local_runs_the_identical_script(runs):
+    done = septet_process(
+        "launch", "local", "--", "fit", "-c", "tests/support/toy.yaml", env={"SEPTET_RUNS": str(runs)}
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (runs / "user/toy").iterdir()
+    assert (run / "record.json").is_file()
+    assert "#SBATCH --requeue" in (run / "slurm/job.sh").read_text()
+    assert "epoch 2 done" in done.stdout
+
+
+def test_logs_sync_lists_and_refuses(runs, capsys):
+    assert septet("fit", "-c", "tests/support/toy.yaml") == 0
+    assert septet("logs", "sync", "user/toy") == 2
+    assert "no offline W&B files" in capsys.readouterr().err
