@@ -173,6 +173,8 @@ def _hair(who: Person, p: _Pose, x: Array, y: Array, ys: float) -> Array:
     disc = np.hypot(x - p.cx, y - p.top - head)
     if who.hair < 2:
         line = p.top + (0.7 if who.hair == 0 else 1.1) * head
-        return np.maximum(disc - head - 0.006, y - line)
+        short: Array = np.maximum(disc - head - 0.006, y - line)
+        return short
     above = np.maximum(disc - head - 0.008, y - p.top - head)
-    return np.minimum(above, _capsule(x, y, (p.cx, p.top + head), (p.cx, ys + 0.06), 0.03))
+    long: Array = np.minimum(above, _capsule(x, y, (p.cx, p.top + head), (p.cx, ys + 0.06), 0.03))
+    return long

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -100,6 +101,12 @@ def number_prefix(name: str) -> int | None:
     """Leading number of a file name, by which frames and actions are paired; None without one."""
     match = re.match(r"\d+", name)
     return int(match.group()) if match else None
+
+
+def sorted_by_number(paths: Iterable[Path]) -> list[Path]:
+    """Files whose names begin with a number, in order of it; others are left out."""
+    numbered = [(number_prefix(p.name), p) for p in paths]
+    return [p for n, p in sorted((n, p) for n, p in numbered if n is not None)]
 
 
 def split_by_vehicle(

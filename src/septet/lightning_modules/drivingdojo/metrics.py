@@ -90,6 +90,9 @@ class ActionInstructionFollowing(Metric):
         if self.estimator is None:
             raise ValueError("no estimator: give one to the metric, or trajectories to update")
         cameras = list(camera) if isinstance(camera, (list, tuple)) else [camera] * len(video)
+        if hasattr(self.estimator, "estimate_many"):
+            paths: list[Trajectory] = self.estimator.estimate_many([v.cpu() for v in video], cameras, mask)
+            return paths
         return [self.estimator.estimate(v.cpu(), c, mask) for v, c in zip(video, cameras, strict=True)]
 
     def _append(self, score: ClipScore, name: str | None) -> None:

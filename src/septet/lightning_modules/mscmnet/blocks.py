@@ -158,7 +158,7 @@ def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def gem(x: Tensor, p: float = 3.0) -> Tensor:
-    """Generalised mean over positions, (mean(x^p) + 1e-12)^(1/p), in at least float32: ``(N, C, H, W)`` to ``(N, C)``."""
+    """Generalised mean (mean(x^p) + 1e-12)^(1/p) over positions, in at least float32: ``(N, C, H, W)`` to ``(N, C)``."""
     with torch.autocast(x.device.type, enabled=False):
         return (at_least_float32(x).pow(p).mean((2, 3)) + 1e-12).pow(1 / p)
 

@@ -128,8 +128,8 @@ class CrossModalReID(Task):
         known = self._data_identity
         if known is not None and known["dataset"] == data.dataset and known != data.identity():
             raise ValueError(
-                f"the checkpoint was trained on trial {known['trial']}, the data are trial {data.trial}: test identities "
-                "of another trial were seen in training; set data.trial to the checkpoint's"
+                f"the checkpoint was trained on trial {known['trial']}, the data are trial {data.trial}: identities "
+                "of its test half were seen in training; set data.trial to the checkpoint's"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -38,7 +38,9 @@ class Prediction:
 class RecallNet(nn.Module):
     """Prior + gated multi-head attention over train columns + ``eps f(h_s, h_d, h_m)``.
 
-    At the start the gates are nearly shut and ``eps`` is 0: the network begins as the mean of each model.
+    At the start ``eps`` is 0 and keys are a random isometry of the features: the network begins as a smooth,
+    shrunk nearest-neighbour mean, and training moves it from there by little (an unrestrained one overfits a
+    handful of columns).
 
     Args:
         shape: sizes from :attr:`Memory.shape`.
@@ -68,8 +70,8 @@ class RecallNet(nn.Module):
         )
         self.acceptance_head = nn.Linear(hidden, 1)
         self.temperature = nn.Parameter(torch.full((heads,), math.log(4.0)))
-        self.gate = nn.Parameter(torch.full((heads,), -1.0))
-        self.mix = nn.Parameter(torch.zeros(3))
+        self.gate = nn.Parameter(torch.full((heads,), 1.0))
+        self.mix = nn.Parameter(torch.tensor([0.0, 0.0, 2.0]))
         self.eps = nn.Parameter(torch.zeros(()))
         self.spread = nn.Parameter(torch.zeros(2))
         nn.init.zeros_(self.bend[2].weight)
@@ -80,10 +82,10 @@ class RecallNet(nn.Module):
             self.scenario.weight[0] = 0
 
     def groups(self) -> list[dict[str, object]]:
-        """Parameters with their learning-rate factors: the few scalars move ten times as fast, without decay."""
+        """Parameters with their learning-rate factors: the few scalars move ten times as fast as the matrices."""
         scalars = [self.temperature, self.gate, self.mix, self.eps, self.spread]
         rest = [p for p in self.parameters() if not any(p is s for s in scalars)]
-        return [{"params": rest, "factor": 1.0}, {"params": scalars, "factor": 10.0, "weight_decay": 0.0}]
+        return [{"params": rest, "factor": 0.1}, {"params": scalars, "factor": 1.0, "weight_decay": 0.0}]
 
     def encode(self, features: Tensor, scenario: Tensor, extra: Tensor | None = None) -> Tensor:
         """Keys or queries per head ``(H, N, D)`` of columns."""

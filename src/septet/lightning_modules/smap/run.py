@@ -65,8 +65,9 @@ def _train(module: SMAP, memory: Any, train: torch.Tensor, seed: int, graph: Any
     assert isinstance(net, RecallNet)
     optimizer, schedule = module.make_optimizer(steps)
     generator = torch.Generator().manual_seed(seed)
+    count = 96 if memory.models.shape[0] <= 100 else 24
     for step in range(steps):
-        columns = train[torch.randperm(len(train), generator=generator)[:96]]
+        columns = train[torch.randperm(len(train), generator=generator)[:count]]
         query = Query(memory, columns, allowed_columns(memory, columns), torch.empty(0), step)
         loss = module.loss_terms(query, seed, graph)["loss"]
         optimizer.zero_grad()

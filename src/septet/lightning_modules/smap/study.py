@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -70,7 +71,8 @@ def study(
     folds = range(len(split(bench, protocol)))
     lines: list[tuple[str, int, dict[str, Any]]] = [("SMAP", s, options) for s in range(seeds)]
     if rules:
-        lines += [(name, -1, chosen) for name, chosen in RULES]
+        present = importlib.util.find_spec("lightgbm") is not None
+        lines += [(name, -1, chosen) for name, chosen in RULES if present or not name.startswith("lgbm")]
     tasks = [(bench_name, protocol, f, name, seed, chosen) for name, seed, chosen in lines for f in folds]
     start = time.perf_counter()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from septet.datamodules.video.clips import Camera, ClipSample, number_prefix, parse_action
+from septet.datamodules.video.clips import Camera, ClipSample, number_prefix, parse_action, sorted_by_number
 from septet.datamodules.video.decode import read_image
 from septet.datamodules.video.readers.base import ClipReader, chord
 
@@ -50,8 +50,7 @@ class DrivingDojoReader(ClipReader):
         """Images in order of their number."""
         if clip not in self._files:
             found = [p for p in (self.root / "videos" / clip).iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
-            numbered = sorted((n, p) for p in found if (n := number_prefix(p.name)) is not None)
-            self._files[clip] = [p for _, p in numbered]
+            self._files[clip] = sorted_by_number(found)
         return self._files[clip]
 
     def length(self, clip: str) -> int:

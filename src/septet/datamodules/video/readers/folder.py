@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from septet.datamodules.video.clips import Camera, number_prefix
+from septet.datamodules.video.clips import Camera, sorted_by_number
 from septet.datamodules.video.decode import count_frames, read_image, read_video
 from septet.datamodules.video.readers.base import ClipReader, quaternion_matrix
 from septet.kernels.egomotion import implied_yaw
@@ -40,8 +40,7 @@ class FolderReader(ClipReader):
         return self.root / f"{clip}.mp4"
 
     def _files(self, clip: str) -> list[Path]:
-        found = [p for p in (self.root / clip).iterdir() if p.suffix.lower() in _IMAGES]
-        return [p for _, p in sorted((n, p) for p in found if (n := number_prefix(p.name)) is not None)]
+        return sorted_by_number(p for p in (self.root / clip).iterdir() if p.suffix.lower() in _IMAGES)
 
     def length(self, clip: str) -> int:
         """Number of frames; checked against the rows of the CSV."""

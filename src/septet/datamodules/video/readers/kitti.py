@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from septet.datamodules.video.clips import Camera, number_prefix
+from septet.datamodules.video.clips import Camera, sorted_by_number
 from septet.datamodules.video.decode import read_image
 from septet.datamodules.video.readers.base import ClipReader
 
@@ -45,8 +45,7 @@ class KittiReader(ClipReader):
         for name in ("image_2", "image_0"):
             folder = self._folder(clip) / name
             if folder.is_dir():
-                found = [(n, p) for p in folder.glob("*.png") if (n := number_prefix(p.name)) is not None]
-                return [p for _, p in sorted(found)]
+                return sorted_by_number(folder.glob("*.png"))
         raise FileNotFoundError(f"no image_2 or image_0 in {self._folder(clip)}")
 
     def length(self, clip: str) -> int:
