@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from septet.launch.loggers import RunCSVLogger
+from septet.launch.loggers import RunCSVLogger, log_pending
 from septet.lightning_modules.task import is_fast_run
 
 
@@ -62,10 +62,12 @@ class LastCheckpoint(Checkpoint):
 
 
 class ContinueCurve(Callback):
-    """After a restart, drops logged rows of steps that will be done again."""
+    """After a restart, drops logged rows of steps that will be done again and hands over rows that were kept back."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut the CSV at the restored step."""
+        if trainer.is_global_zero:
+            log_pending(trainer.loggers, Path(trainer.default_root_dir), trainer.global_step)
         for logger in trainer.loggers:
             if isinstance(logger, RunCSVLogger) and trainer.is_global_zero:
                 logger.writer.forget_from(trainer.global_step)

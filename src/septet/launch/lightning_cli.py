@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from septet.launch.arguments import StageArguments
 from septet.launch.callbacks import ContinueCurve, LastCheckpoint, PlainProgress, PredictionWriter
 from septet.launch.errors import UsageError
-from septet.launch.loggers import RunCSVLogger, bind_loggers
+from septet.launch.loggers import RunCSVLogger, bind_loggers, survive_signals
 from septet.launch.messages import tidy_message
 from septet.launch.methods import METHODS
 from septet.launch.preemption import SafePreemption
@@ -170,8 +170,8 @@ class SeptetCLI(LightningCLI):
         return self.trainer_class(**{**config, **kwargs})
 
     def _loggers(self, configured: Any, csv_name: str) -> list[Any]:
-        chosen = configured if isinstance(configured, list) else [configured]
-        return [RunCSVLogger(self.run, csv_name), *[c for c in chosen if c not in (None, True, False)]]
+        chosen = [c for c in _listed(configured) if not isinstance(c, bool)]
+        return [RunCSVLogger(self.run, csv_name), *(survive_signals(logger, self.run) for logger in chosen)]
 
     def _checkpoints(self, callbacks: list[Callback], config: dict[str, Any]) -> list[Callback]:
         """Best by the method's metric unless the configuration names its own; last in any case."""

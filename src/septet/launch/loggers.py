@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import secrets
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from septet.launch import signals
 from septet.launch.errors import UsageError
 
 
@@ -78,6 +80,48 @@ class RunCSVLogger(CSVLogger):
         """Append what was logged since the last time."""
         Logger.save(self)
         self.writer.save()
+
+
+def survive_signals(logger: Any, run: Path) -> Any:
+    """Keep a logger whose background service died of the scheduler's signal from taking the training down.
+
+    SLURM sends SIGTERM to every process of a job, also to W&B's service. From then on rows that the logger refuses
+    go to ``<run>/pending.jsonl``; :func:`log_pending` hands them over after the restart: the step axis has no gap.
+    """
+    log_metrics, save, finalize = logger.log_metrics, logger.save, logger.finalize
+
+    def guarded(action: Any, *words: Any, **options: Any) -> bool:
+        try:
+            action(*words, **options)
+        except Exception:
+            if not signals.noted:
+                raise
+            return False
+        return True
+
+    def log(metrics: dict[str, float], step: int | None = None) -> None:
+        if not guarded(log_metrics, metrics, step):
+            row = {"metrics": {k: float(v) for k, v in metrics.items()}, "step": step}
+            with (run / "pending.jsonl").open("a") as handle:
+                handle.write(json.dumps(row) + "\n")
+
+    logger.log_metrics = log
+    logger.save = lambda: guarded(save)
+    logger.finalize = lambda status: guarded(finalize, status)
+    return logger
+
+
+def log_pending(loggers: list[Any], run: Path, before: int) -> None:
+    """Log what :func:`survive_signals` kept back, up to the restored step."""
+    file = run / "pending.jsonl"
+    if not file.is_file():
+        return
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for logger in loggers:
+        for row in rows:
+            if not isinstance(logger, RunCSVLogger) and int(row["step"] or 0) < before:
+                logger.log_metrics(row["metrics"], row["step"])
+    file.unlink()
 
 
 def bind_loggers(configured: Any, run: Path, *, slug: str, name: str, stage: str, tags: list[str]) -> None:

@@ -98,10 +98,11 @@ class SafePreemption(Checkpoint):
         flag = self._agreed_flag(trainer, pl_module, patience)
         if flag == 0:
             return
+        self._save(trainer)
         if training:  # Lightning logs a step after this hook; the curve must not lose the last one
             trainer._logger_connector.on_batch_end()
             trainer._logger_connector.update_train_step_metrics()
-        self._save(trainer)
+            _flush(trainer)
         self._leave(trainer, flag)
 
     def _agreed_flag(self, trainer: Trainer, pl_module: LightningModule, patience: float = 0.0) -> int:
@@ -114,8 +115,7 @@ class SafePreemption(Checkpoint):
         return flag
 
     def _save(self, trainer: Trainer) -> None:
-        for logger in trainer.loggers:
-            logger.save()
+        _flush(trainer)
         trainer.save_checkpoint(os.path.join(trainer.default_root_dir, "checkpoints", "preempt.ckpt"))
 
     def _leave(self, trainer: Trainer, flag: int) -> None:
@@ -141,3 +141,9 @@ class SafePreemption(Checkpoint):
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
         self._previous = {}
+
+
+def _flush(trainer: Trainer) -> None:
+    """Write what loggers hold."""
+    for logger in trainer.loggers:
+        logger.save()

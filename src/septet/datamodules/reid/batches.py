@@ -74,14 +74,12 @@ class QuadrupleDataset(Dataset[QuadBatch]):
         """The batch of ``(epoch, place, visible index, infrared index)``."""
         epoch = items[0][0]
         places = [place for _, place, _, _ in items]
-        sides = {
-            "visible": [self.visible[v] for _, _, v, _ in items],
-            "infrared": [self.infrared[i] for *_, i in items],
-        }
-        streams: list[Any] = [self.augment.stream(sides[s.removesuffix("_aug")], s, epoch, places) for s in STREAMS]
-        labels = torch.as_tensor(self.labels[[v for _, _, v, _ in items]], dtype=torch.int64)
-        visible, visible_aug, infrared, infrared_aug = streams
-        return QuadBatch(visible, visible_aug, infrared, infrared_aug, labels)
+        visible = [self.visible[item[2]] for item in items]
+        infrared = [self.infrared[item[3]] for item in items]
+        v, v_aug = self.augment.streams(visible, STREAMS[:2], epoch, places)
+        i, i_aug = self.augment.streams(infrared, STREAMS[2:], epoch, places)
+        labels = torch.as_tensor(self.labels[[item[2] for item in items]], dtype=torch.int64)
+        return QuadBatch(v, v_aug, i, i_aug, labels)
 
     def __getitem__(self, item: tuple[int, int, int, int]) -> QuadBatch:
         return self.__getitems__([item])

@@ -19,15 +19,16 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILL = (0.4914, 0.4822, 0.4465)
 LUMA = (0.2989, 0.5870, 0.1140)
 PAD = 10
+SCALE = torch.tensor([1 / (255 * s) for s in STD]).view(3, 1, 1)
+SHIFT = torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)]).view(3, 1, 1)
+PURPOSES = ("colour", "crop", "exchange", "erase")
 STREAMS = ("visible", "visible_aug", "infrared", "infrared_aug")
 
 
 def normalise(images: NDArray[np.uint8]) -> Tensor:
     """uint8 ``(N, H, W, 3)`` to ImageNet-normalised float32 ``(N, 3, H, W)``."""
-    scale = torch.tensor([1 / (255 * s) for s in STD]).view(3, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)]).view(3, 1, 1)
     planes = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    return planes.mul_(scale).add_(shift)
+    return planes.mul_(SCALE).add_(SHIFT)
 
 
 def random_erasing(
@@ -49,8 +50,35 @@ def random_erasing(
         min_aspect: aspect ratio in ``min_aspect .. 1 / min_aspect``.
         fill: one value per channel.
     """
+    return _erase(image.clone(), rng, p, area, min_aspect, fill)
+
+
+def channel_exchange(image: Tensor, rng: random.Random, *, gray: int = 2) -> Tensor:
+    """Copy one channel to all; number 3 (only if ``gray`` >= 3) is the luma."""
+    return _exchange(image.clone(), rng, gray)
+
+
+def channel_adaptive_gray(image: Tensor, rng: random.Random, *, p: float = 0.5) -> Tensor:
+    """The green channel on all, or the luma with probability ``p``, or nothing."""
+    return _adaptive_gray(image.clone(), rng, p)
+
+
+def channel_scale(image: Tensor, rng: random.Random, *, p: float = 0.5) -> Tensor:
+    """Multiply each channel by twice a uniform draw from .01 .. .5, with probability ``p``."""
+    return _scale(image.clone(), rng, p)
+
+
+def _erase(
+    image: Tensor,
+    rng: random.Random,
+    p: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.4),
+    min_aspect: float = 0.3,
+    fill: tuple[float, float, float] = FILL,
+) -> Tensor:
+    """:func:`random_erasing` in place."""
     if rng.uniform(0, 1) > p:
-        return image.clone()
+        return image
     height, width = image.shape[1:]
     for _ in range(100):
         target = rng.uniform(*area) * height * width
@@ -58,58 +86,83 @@ def random_erasing(
         h, w = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
         if w < width and h < height:
             top, left = rng.randint(0, height - h), rng.randint(0, width - w)
-            out = image.clone()
-            out[:, top : top + h, left : left + w] = torch.tensor(fill, dtype=image.dtype).view(3, 1, 1)
-            return out
-    return image.clone()
+            for channel, value in enumerate(fill):
+                image[channel, top : top + h, left : left + w] = value
+            return image
+    return image
 
 
-def channel_exchange(image: Tensor, rng: random.Random, *, gray: int = 2) -> Tensor:
-    """Copy one channel to all; number 3 (only if ``gray`` >= 3) is the luma."""
+def _exchange(image: Tensor, rng: random.Random, gray: int = 2) -> Tensor:
+    """:func:`channel_exchange` in place."""
     k = rng.randint(0, gray)
-    return _luma(image) if k == 3 else image[k].expand_as(image).clone()
+    return _luma(image) if k == 3 else _copy_channel(image, k)
 
 
-def channel_adaptive_gray(image: Tensor, rng: random.Random, *, p: float = 0.5) -> Tensor:
-    """The green channel on all, or the luma with probability ``p``, or nothing."""
+def _adaptive_gray(image: Tensor, rng: random.Random, p: float = 0.5) -> Tensor:
+    """:func:`channel_adaptive_gray` in place."""
     if rng.randint(0, 1) == 0:
-        return image[1].expand_as(image).clone()
-    return image.clone() if rng.uniform(0, 1) > p else _luma(image)
+        return _copy_channel(image, 1)
+    return image if rng.uniform(0, 1) > p else _luma(image)
 
 
-def channel_scale(image: Tensor, rng: random.Random, *, p: float = 0.5) -> Tensor:
-    """Multiply each channel by twice a uniform draw from .01 .. .5, with probability ``p``."""
+def _scale(image: Tensor, rng: random.Random, p: float = 0.5) -> Tensor:
+    """:func:`channel_scale` in place."""
     if rng.uniform(0, 1) > p:
-        return image.clone()
+        return image
     factors = [2 * rng.uniform(0.01, 0.5) for _ in range(3)]
-    return image * torch.tensor(factors, dtype=image.dtype).view(3, 1, 1)
+    return image.mul_(torch.tensor(factors, dtype=image.dtype).view(3, 1, 1))
+
+
+def _copy_channel(image: Tensor, k: int) -> Tensor:
+    for channel in {0, 1, 2} - {k}:
+        image[channel] = image[k]
+    return image
 
 
 def _luma(image: Tensor) -> Tensor:
-    grey = LUMA[0] * image[0] + LUMA[1] * image[1] + LUMA[2] * image[2]
-    return grey.expand_as(image).clone()
+    image[0] = LUMA[0] * image[0] + LUMA[1] * image[1] + LUMA[2] * image[2]
+    return _copy_channel(image, 0)
 
 
-def grey_uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """ITU-R 601 luma of ``(H, W, 3)`` uint8 on three channels, rounded as image libraries do."""
-    wide = image.astype(np.uint32)
-    luma = (wide[..., 0] * 19595 + wide[..., 1] * 38470 + wide[..., 2] * 7471 + 0x8000) >> 16
-    return np.repeat(luma.astype(np.uint8)[..., None], 3, axis=2)
+def grey_planes(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """ITU-R 601 luma ``(H, W)`` of planes ``(3, H, W)`` uint8, rounded as image libraries do."""
+    total = planes[0].astype(np.uint32)
+    total *= 19595
+    for plane, weight in ((planes[1], 38470), (planes[2], 7471)):
+        part = plane.astype(np.uint32)
+        part *= weight
+        total += part
+    total += 0x8000
+    total >>= 16
+    return total.astype(np.uint8)
 
 
-def pad_crop_flip(image: NDArray[Any], rng: random.Random, *, pad: int = PAD) -> NDArray[np.uint8]:
-    """Zero padding, random crop to the old size, horizontal flip with probability one half."""
-    height, width = image.shape[:2]
-    dy, dx, flip = rng.randint(-pad, pad), rng.randint(-pad, pad), rng.random() < 0.5
-    out = np.zeros_like(image)
-    rows, columns = slice(max(dy, 0), height + min(dy, 0)), slice(max(dx, 0), width + min(dx, 0))
-    piece = image[rows, columns]
+def crop_draws(rng: random.Random, pad: int = PAD) -> tuple[int, int, bool]:
+    """Vertical and horizontal shift of the crop in -pad..pad, and the flip."""
+    return rng.randint(-pad, pad), rng.randint(-pad, pad), rng.random() < 0.5
+
+
+def pad_crop_flip(image: Tensor, draws: tuple[int, int, bool]) -> Tensor:
+    """Zero padding, crop to the old size, horizontal flip: the readable form, any dtype ``(3, H, W)``."""
+    dy, dx, flip = draws
+    height, width = image.shape[1:]
+    padded = torch.nn.functional.pad(image, (PAD, PAD, PAD, PAD))
+    out = padded[:, PAD + dy : PAD + dy + height, PAD + dx : PAD + dx + width]
+    return out.flip(2) if flip else out
+
+
+def write_crop(out: NDArray[np.float32], planes: NDArray[np.uint8], draws: tuple[int, int, bool]) -> None:
+    """:func:`pad_crop_flip` of ``(3 or 1, H, W)`` uint8 into ``(3, H, W)`` float32, without copies in between."""
+    dy, dx, flip = draws
+    height, width = planes.shape[1:]
+    piece = planes[:, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
     top, left = max(-dy, 0), max(-dx, 0)
     if flip:
-        left = width - left - piece.shape[1]
-        piece = piece[:, ::-1]
-    out[top : top + piece.shape[0], left : left + piece.shape[1]] = piece
-    return out
+        left = width - left - piece.shape[2]
+        piece = piece[:, :, ::-1]
+    bottom, right = top + piece.shape[1], left + piece.shape[2]
+    out[:, :top], out[:, bottom:], out[:, :, :left], out[:, :, right:] = 0, 0, 0, 0
+    out[:, top:bottom, left:right] = piece
 
 
 @dataclass(frozen=True)
@@ -126,38 +179,54 @@ class QuadAugmentation:
     shared_crop: bool = False
     exchange_first: bool = False
 
-    def before(self, image: NDArray[Any], stream: str, epoch: int, index: int) -> NDArray[np.uint8]:
-        """The part on uint8 ``(H, W, 3)``: grey or jitter, pad, crop, flip."""
+    def colour(self, planes: NDArray[np.uint8], stream: str, epoch: int, index: int) -> NDArray[np.uint8]:
+        """Grey, jitter or an early channel exchange on ``(3, H, W)`` uint8; ``(1, H, W)`` where channels are equal."""
         rng = self._rng(epoch, index, stream, "colour")
         if stream == "visible" and rng.random() < 0.5:
-            image = grey_uint8(image)
-        elif stream == "infrared_aug":
+            return grey_planes(planes)[None]
+        if stream == "infrared_aug":
             table = np.clip(np.arange(256) * rng.uniform(0.5, 1.5), 0, 255).astype(np.uint8)
-            image = table[image]
-        twin = stream.removesuffix("_aug") if self.shared_crop else stream
-        image = pad_crop_flip(image, self._rng(epoch, index, twin, "crop"))
-        if self.exchange_first and stream == "visible_aug":
+            flat = planes.tobytes().translate(table.tobytes())
+            return np.frombuffer(flat, np.uint8).reshape(planes.shape)
+        if stream == "visible_aug" and self.exchange_first:
             k = self._rng(epoch, index, stream, "exchange").randint(0, 2)
-            image = np.repeat(image[..., k : k + 1], 3, axis=2)
-        return image
+            return planes[k : k + 1]
+        return planes
+
+    def draws(self, stream: str, epoch: int, index: int) -> tuple[int, int, bool]:
+        """Crop and flip."""
+        twin = stream.removesuffix("_aug") if self.shared_crop else stream
+        return crop_draws(self._rng(epoch, index, twin, "crop"))
 
     def after(self, image: Tensor, stream: str, epoch: int, index: int) -> Tensor:
-        """The part on a normalised ``(3, H, W)``: erase, then the stream's channel operation."""
+        """The part on a normalised ``(3, H, W)``, in place: erase, then the stream's channel operation."""
         rng = self._rng(epoch, index, stream, "erase")
-        image = random_erasing(image, rng)
+        image = _erase(image, rng)
         if stream == "visible_aug" and not self.exchange_first:
-            return channel_exchange(image, rng)
+            return _exchange(image, rng)
         if stream == "infrared":
-            return channel_adaptive_gray(image, rng)
-        return channel_scale(image, rng) if stream == "infrared_aug" else image
+            return _adaptive_gray(image, rng)
+        return _scale(image, rng) if stream == "infrared_aug" else image
 
     def _rng(self, *parts: Any) -> random.Random:
-        return random.Random(f"{self.seed}/{'/'.join(map(str, parts))}")
+        epoch, index, stream, purpose = parts
+        code = STREAMS.index(stream) * len(PURPOSES) + PURPOSES.index(purpose)
+        return random.Random((((self.seed << 32 | epoch) << 40) | index) << 8 | code)
 
     def stream(self, images: list[NDArray[Any]], stream: str, epoch: int, indices: list[int]) -> Tensor:
-        """A batch of one stream ``(N, 3, H, W)``: one normalisation for all, the rest per image."""
-        pairs = zip(images, indices, strict=True)
-        batch = normalise(np.stack([self.before(image, stream, epoch, i) for image, i in pairs]))
-        for row, i in enumerate(indices):
-            batch[row] = self.after(batch[row], stream, epoch, i)
-        return batch
+        """A batch ``(N, 3, H, W)`` of one stream from images ``(H, W, 3)`` uint8."""
+        return self.streams(images, (stream,), epoch, indices)[0]
+
+    def streams(
+        self, images: list[NDArray[Any]], names: tuple[str, ...], epoch: int, indices: list[int]
+    ) -> list[Tensor]:
+        """Batches ``(N, 3, H, W)`` of a stream and its twin; one pass over each image's memory."""
+        batches = [torch.empty(len(images), 3, *images[0].shape[:2]) for _ in names]
+        for number, (image, index) in enumerate(zip(images, indices, strict=True)):
+            planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+            for name, batch in zip(names, batches, strict=True):
+                row = batch[number]
+                write_crop(row.numpy(), self.colour(planes, name, epoch, index), self.draws(name, epoch, index))
+                row.mul_(SCALE).add_(SHIFT)
+                self.after(row, name, epoch, index)
+        return batches

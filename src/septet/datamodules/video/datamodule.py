@@ -145,7 +145,7 @@ class VideoClips(pl.LightningDataModule):
     def predict_dataloader(self) -> EVAL_DATALOADERS:
         """The start frame and motions given for prediction, or the test clips."""
         if self.predict_image is None or self.predict_actions is None:
-            return self._evaluation("test")
+            return DataLoader(self.part("test"), batch_size=self.batch_size, collate_fn=collate)
         batch = _prompt(Path(self.predict_image), Path(self.predict_actions), self.size)
         return DataLoader([batch], batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
 

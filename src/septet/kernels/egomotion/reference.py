@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -73,11 +74,11 @@ def integrate_actions(actions: Tensor, yaw: Tensor | None = None) -> Tensor:
         ValueError: if the shapes do not fit.
     """
     yaw = _yaw(actions, yaw)
-    heading = torch.cat([torch.zeros_like(yaw[..., :1]), yaw.cumsum(-1)], -1)
+    heading = F.pad(yaw.cumsum(-1), (1, 0))
     cos, sin = heading[..., :-1].cos(), heading[..., :-1].sin()
     forward, right = actions[..., 0], actions[..., 1]
     steps = torch.stack([forward * cos - right * sin, forward * sin + right * cos], -1)
-    place = torch.cat([torch.zeros_like(steps[..., :1, :]), steps.cumsum(-2)], -2)
+    place = F.pad(steps.cumsum(-2), (0, 0, 1, 0))
     return torch.cat([place, heading.unsqueeze(-1)], -1)
 
 

@@ -227,6 +227,8 @@ def _evaluate(
     """Every gallery, sharing the distances of a chunk of queries."""
     results = [_Result(len(sides.query_ids)) for _ in galleries]
     for rows, kept in _groups(sides, protocol):
+        if not len(rows):
+            continue
         slices = [_slices(sides, kept, g) for g in galleries]
         for part in rows.split(chunk):
             table = product(part)

@@ -1,4 +1,4 @@
-"""``septet bench mscmnet``: evaluation, trials, re-ranking, the centre loss, the loader, checkpoint size, a GPU step."""
+"""``septet bench mscmnet``: evaluation, trials, re-ranking, the centre loss, the loader, checkpoint, a GPU step."""
 
 from __future__ import annotations
 
@@ -168,9 +168,8 @@ def loader(quick: bool) -> list[dict[str, Any]]:
         epoch = next(epochs)
         for first in range(0, count, 24):
             places = list(range(first, min(first + 24, count)))
-            for s in STREAMS:
-                images = [sides[s.removesuffix("_aug")][i] for i in places]
-                augment.stream(images, s, epoch, places)
+            for side, names in (("visible", STREAMS[:2]), ("infrared", STREAMS[2:])):
+                augment.streams([sides[side][i] for i in places], names, epoch, places)
 
     pil = PilQuadruples(size)
 

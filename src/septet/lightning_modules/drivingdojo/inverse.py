@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from septet.lightning_modules.drivingdojo.actions import known_yaw, step_features
 from septet.lightning_modules.drivingdojo.poses import Trajectory
+from septet.lightning_modules.drivingdojo.schedule import one_cycle
 from septet.lightning_modules.task import Task
 
 SIZE = (32, 64)
@@ -73,10 +74,7 @@ class InverseDynamics(Task):
 
     def configure_optimizers(self) -> Any:
         """AdamW with one cycle."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=0.01)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=max(2, steps), pct_start=0.15)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return one_cycle(self.parameters(), self.lr, self.trainer, betas=(0.9, 0.999))
 
     def predict_pairs(self, frames: Tensor) -> Tensor:
         """Motions ``(B, T-1, 3)`` of clips ``(B, T, 3, H, W)`` in [-1, 1]."""

@@ -20,6 +20,7 @@ from septet.lightning_modules.drivingdojo.diffusion import (
 )
 from septet.lightning_modules.drivingdojo.ema import EMA
 from septet.lightning_modules.drivingdojo.inverse import InverseDynamics
+from septet.lightning_modules.drivingdojo.schedule import one_cycle
 from septet.lightning_modules.drivingdojo.settings import Conditioning, SizeSettings
 from septet.lightning_modules.task import Task
 
@@ -100,7 +101,6 @@ class WorldModel(Task):
         self.average = EMA(ema)
         self.net: nn.Module | None = None
         self.codec: Any = None
-        self._averaged_at = -1
 
     # -- networks ---------------------------------------------------------------------------------------------------
 
@@ -118,13 +118,7 @@ class WorldModel(Task):
 
     def configure_optimizers(self) -> Any:
         """AdamW over what is trainable, one cycle."""
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=0.01, betas=(0.9, 0.99))
-        total = max(2, int(self.trainer.estimated_stepping_batches))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, total_steps=total, pct_start=0.1, cycle_momentum=False
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return one_cycle(self.parameters(), self.lr, self.trainer)
 
     # -- objective --------------------------------------------------------------------------------------------------
 
@@ -154,6 +148,7 @@ class WorldModel(Task):
         batch, count = frames.shape[:2]
         known = settings.known_mask(known, batch, count, self.context, frames.device)
         clean = self.codec.encode(frames)
+        self._see(frames)
         sigma = self._draw_sigma(batch, count, clean.device) if sigma is None else sigma
         noise = torch.randn_like(clean) if noise is None else noise
         drop_image, drop_action = self._draw_dropout(batch, clean.device, augment)
@@ -177,6 +172,11 @@ class WorldModel(Task):
         x = torch.where(known[..., None, None, None], given, x)
         out = self.net(c_in * x, factors.c_noise, given, known, actions, yaw, drop_image, drop_action)
         return torch.where(known[..., None, None, None], given, c_skip * x + c_out * out)
+
+    def _see(self, frames: Tensor) -> None:
+        """Show frame 0 to nets that read an image token."""
+        if hasattr(self.net, "see"):
+            self.net.see(frames[:, 0])
 
     def _draw_sigma(self, batch: int, count: int, device: torch.device) -> Tensor:
         """One level per frame for next-frame nets, one per clip for whole-clip nets."""
@@ -225,9 +225,8 @@ class WorldModel(Task):
             raise ValueError(f"{len(seeds)} seeds beside {len(first)} clips")
         turn = known_yaw(actions, yaw)
         asked = ((actions[:, n], turn[:, n]) for n in range(actions.shape[1]))
-        latents = list(self._dream(first, asked, seeds, steps, method, guidance))
-        parts = [self.codec.decode(torch.stack(latents[i : i + 8], 1)) for i in range(0, len(latents), 8)]
-        return torch.cat([first, *parts], 1)
+        chunks = self._dream(first, asked, seeds, steps, method, guidance)
+        return torch.cat([first, *(self.codec.decode(chunk) for chunk in chunks)], 1)
 
     @torch.no_grad()
     def dream(
@@ -246,8 +245,8 @@ class WorldModel(Task):
         settings.check_first(first, self.frame_size)
         if len(first) != 1:
             raise ValueError(f"dream streams one clip, got a batch of {len(first)}")
-        for latent in self._dream(first, self._asked(actions, first.device), [seed], steps, None, None):
-            yield self.codec.decode(latent.unsqueeze(1))[0, 0]
+        for chunk in self._dream(first, self._asked(actions, first.device), [seed], steps, None, None):
+            yield from self.codec.decode(chunk)[0]
 
     @staticmethod
     def _asked(actions: Iterable[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -259,7 +258,7 @@ class WorldModel(Task):
         self, first: Tensor, asked: Iterable[tuple[Tensor, Tensor]], seeds: list[int], steps: int | None,
         method: str | None, guidance: tuple[float, float] | None,
     ) -> Iterator[Tensor]:  # fmt: skip
-        """Latents ``(B, C, h, w)`` of the new frames, in chunks that begin with known latents."""
+        """Latents ``(B, m, C, h, w)`` of the new frames, sampled in chunks that begin with known latents."""
         self.configure_model()
         assert self.net is not None
         steps, method = self.steps if steps is None else steps, method or self.method
@@ -268,6 +267,7 @@ class WorldModel(Task):
         sigmas = karras_sigmas(steps, self.preset.sigma_min, self.preset.sigma_max)
         generators = [torch.Generator().manual_seed(s) for s in seeds]
         known = list(self.codec.encode(first).unbind(1))
+        self._see(first)
         stream, taken = iter(asked), list[tuple[Tensor, Tensor]]()
         reach = int(getattr(self.net, "reach", 1))
         need = len(known)
@@ -281,16 +281,16 @@ class WorldModel(Task):
                 return
             window = taken[need - keep :]
             motions = torch.stack([a for a, _ in window], 1), torch.stack([y for _, y in window], 1)
-            for latent in self._chunk(known[-keep:], *motions, generators, sigmas, method, guidance):
-                known.append(latent)
-                need += 1
-                yield latent
+            latents = self._chunk(known[-keep:], *motions, generators, sigmas, method, guidance)
+            known += latents.unbind(1)
+            need += latents.shape[1]
+            yield latents
 
     def _chunk(
         self, known: list[Tensor], actions: Tensor, yaw: Tensor, generators: list[torch.Generator], sigmas: Tensor,
         method: str, guidance: tuple[float, float] | None,
-    ) -> Iterator[Tensor]:  # fmt: skip
-        """New latents after the known ones, sampled together."""
+    ) -> Tensor:  # fmt: skip
+        """New latents ``(B, m, C, h, w)`` after the known ones, sampled together."""
         count = actions.shape[1] + 1
         given = torch.stack(known, 1)
         new = count - given.shape[1]
@@ -303,7 +303,7 @@ class WorldModel(Task):
             return self._guided(x, sigma.expand(mask.shape), given, mask, actions, yaw, guidance or self.guidance)
 
         x = torch.where(mask[..., None, None, None], given, torch.cat([given[:, : len(known)], start * init], 1))
-        yield from sample(denoise, x, sigmas, method)[:, len(known) :].unbind(1)
+        return sample(denoise, x, sigmas, method)[:, len(known) :]
 
     def _guided(
         self, x: Tensor, sigma: Tensor, given: Tensor, known: Tensor, actions: Tensor, yaw: Tensor,
@@ -329,11 +329,10 @@ class WorldModel(Task):
         self.log("train/loss", loss)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Update the weight average after every optimiser step."""
-        if self.trainer.global_step != self._averaged_at:
-            self._averaged_at = self.trainer.global_step
-            self.average.update(self)
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then move the weight average: before any checkpoint of this step is written."""
+        super().optimizer_step(*args, **kwargs)
+        self.average.update(self)
 
     def on_validation_epoch_start(self) -> None:
         """Evaluate the averaged weights."""
@@ -383,7 +382,6 @@ class WorldModel(Task):
         super().on_load_checkpoint(checkpoint)
         if "ema" in checkpoint:
             self.average.load_state_dict(checkpoint["ema"])
-            self._averaged_at = int(checkpoint.get("global_step", -1))
 
     def record_fields(self) -> dict[str, Any]:
         """Model and protocol of the run record."""
