@@ -4,7 +4,8 @@ import json
 
 import pytest
 from tests.support.runs import newest, septet, septet_process
-from tests.support.wandb_file import records
+
+from septet.launch.wandb_file import history, records
 
 TOY = "tests/support/toy.yaml"
 
@@ -31,12 +32,7 @@ def test_wandb_offline_is_one_run_across_a_restart(runs):
         assert meta.run_group == "user/wb"
         assert meta.job_type == "fit"
         assert "user" in list(meta.tags)
-        history = [
-            {i.nested_key[0] if i.nested_key else i.key: i.value_json for i in r.history.item}
-            for r in found
-            if r.HasField("history")
-        ]
-        steps += [int(float(h["trainer/global_step"])) for h in history if "train/loss" in h]
+        steps += [int(float(h["trainer/global_step"])) for h in history(file) if "train/loss" in h]
     assert steps == list(range(24))
 
 

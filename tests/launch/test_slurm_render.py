@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.support.paths import ROOT
+from tests.support.runs import septet, septet_process
 
 from septet.launch.slurm import Cluster, Resources, load_cluster, load_resources, render
 from septet.launch.slurm.script import with_devices
-from tests.support.paths import ROOT
-from tests.support.runs import septet, septet_process
 
 GOLDEN = ROOT / "tests/golden/slurm"
 CLUSTERS = ("default", "gres", "apptainer", "pyxis")

@@ -14,7 +14,8 @@ import pytest
 import torch
 from tests.support.paths import ROOT
 from tests.support.runs import curve
-from tests.support.wandb_file import records
+
+from septet.launch.wandb_file import history
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 TOY = ["fit", "-c", "tests/support/toy.yaml", "--model=tests.slurm.slow_toy.SlowToy"]
@@ -206,9 +207,6 @@ def _wait_for(metrics: Path, checkpoint: Path, launch: Launcher, run: Path) -> N
 
 def _wandb_steps(run: Path) -> list[int]:
     steps: list[int] = []
-    for file in sorted(run.rglob("run-*.wandb"), key=lambda f: f.stat().st_mtime):
-        for record in records(file):
-            if record.HasField("history"):
-                row = {i.nested_key[0] if i.nested_key else i.key: i.value_json for i in record.history.item}
-                steps += [int(float(row["trainer/global_step"]))] if "train/loss" in row else []
-    return steps
+    for file in run.rglob("run-*.wandb"):
+        steps += [int(float(row["trainer/global_step"])) for row in history(file) if "train/loss" in row]
+    return sorted(steps)

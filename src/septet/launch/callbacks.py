@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from septet.launch.loggers import RunCSVLogger, log_pending
+from septet.launch.loggers import RunCSVLogger, backfill
 from septet.lightning_modules.task import is_fast_run
 
 
@@ -66,11 +66,11 @@ class ContinueCurve(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cut the CSV at the restored step."""
-        if trainer.is_global_zero:
-            log_pending(trainer.loggers, Path(trainer.default_root_dir), trainer.global_step)
         for logger in trainer.loggers:
             if isinstance(logger, RunCSVLogger) and trainer.is_global_zero:
                 logger.writer.forget_from(trainer.global_step)
+        if trainer.is_global_zero and trainer.global_step > 0:
+            backfill(trainer.loggers, Path(trainer.default_root_dir))
 
 
 class PlainProgress(Callback):

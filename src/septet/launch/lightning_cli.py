@@ -171,7 +171,7 @@ class SeptetCLI(LightningCLI):
 
     def _loggers(self, configured: Any, csv_name: str) -> list[Any]:
         chosen = [c for c in _listed(configured) if not isinstance(c, bool)]
-        return [RunCSVLogger(self.run, csv_name), *(survive_signals(logger, self.run) for logger in chosen)]
+        return [RunCSVLogger(self.run, csv_name), *(survive_signals(logger) for logger in chosen)]
 
     def _checkpoints(self, callbacks: list[Callback], config: dict[str, Any]) -> list[Callback]:
         """Best by the method's metric unless the configuration names its own; last in any case."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import secrets
 from pathlib import Path
@@ -82,46 +81,47 @@ class RunCSVLogger(CSVLogger):
         self.writer.save()
 
 
-def survive_signals(logger: Any, run: Path) -> Any:
+def survive_signals(logger: Any) -> Any:
     """Keep a logger whose background service died of the scheduler's signal from taking the training down.
 
-    SLURM sends SIGTERM to every process of a job, also to W&B's service. From then on rows that the logger refuses
-    go to ``<run>/pending.jsonl``; :func:`log_pending` hands them over after the restart: the step axis has no gap.
+    SLURM sends SIGTERM to every process of a job, also to W&B's service. What the logger refuses from then on, and what
+    it had not yet written, stands in ``metrics.csv``; :func:`backfill` hands it over after the restart.
     """
-    log_metrics, save, finalize = logger.log_metrics, logger.save, logger.finalize
 
-    def guarded(action: Any, *words: Any, **options: Any) -> bool:
-        try:
-            action(*words, **options)
-        except Exception:
-            if not signals.noted:
-                raise
-            return False
-        return True
+    def guarded(action: Any) -> Any:
+        def call(*words: Any, **options: Any) -> None:
+            try:
+                action(*words, **options)
+            except Exception:
+                if not signals.noted:
+                    raise
 
-    def log(metrics: dict[str, float], step: int | None = None) -> None:
-        if not guarded(log_metrics, metrics, step):
-            row = {"metrics": {k: float(v) for k, v in metrics.items()}, "step": step}
-            with (run / "pending.jsonl").open("a") as handle:
-                handle.write(json.dumps(row) + "\n")
+        return call
 
-    logger.log_metrics = log
-    logger.save = lambda: guarded(save)
-    logger.finalize = lambda status: guarded(finalize, status)
+    for name in ("log_metrics", "save", "finalize"):
+        setattr(logger, name, guarded(getattr(logger, name)))
     return logger
 
 
-def log_pending(loggers: list[Any], run: Path, before: int) -> None:
-    """Log what :func:`survive_signals` kept back, up to the restored step."""
-    file = run / "pending.jsonl"
-    if not file.is_file():
+def backfill(loggers: list[Any], run: Path) -> None:
+    """Log the rows of ``metrics.csv`` that no offline W&B file of this run holds, so that the step axis has no gap."""
+    missing = [logger for logger in loggers if type(logger).__name__ == "WandbLogger"]
+    table = run / "metrics.csv"
+    if not missing or not table.is_file():
         return
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    for logger in loggers:
-        for row in rows:
-            if not isinstance(logger, RunCSVLogger) and int(row["step"] or 0) < before:
-                logger.log_metrics(row["metrics"], row["step"])
-    file.unlink()
+    from septet.launch.wandb_file import logged_steps
+
+    known = logged_steps(run)
+    if known is None:
+        return
+    with table.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    for row in rows:
+        step = int(row["step"])
+        values = {k: float(v) for k, v in row.items() if v and k != "step" and (step, k) not in known}
+        if set(values) - {"epoch"}:
+            for logger in missing:
+                logger.log_metrics(values, step)
 
 
 def bind_loggers(configured: Any, run: Path, *, slug: str, name: str, stage: str, tags: list[str]) -> None:

@@ -6,11 +6,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from tests.support.paths import golden
 
 from septet.datamodules.reid.readers import LLCM, SYSUMM01
 from septet.datamodules.reid.sampler import CrossModalPKBatchSampler
 from septet.datamodules.reid.transforms import channel_adaptive_gray, channel_exchange, channel_scale, random_erasing
-from tests.support.paths import golden
 
 
 @pytest.mark.parametrize("case", ["s0", "s1"])

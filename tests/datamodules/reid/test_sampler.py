@@ -11,7 +11,13 @@ LABELS = np.repeat(np.arange(11), 6), np.repeat(np.arange(11), 9)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 2), st.integers(0, 10**6), st.sampled_from(["epoch", "official"]))
+@given(
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 2),
+    st.integers(0, 10**6),
+    st.sampled_from(["epoch", "official"]),
+)
 def test_ranks_take_equally_many_steps_of_p_times_k_pairs(p, k, world, seed, mode):
     options = {"p": p, "k": k, "mode": mode, "seed": seed, "world_size": world}
     ranks = [list(CrossModalPKBatchSampler(*LABELS, rank=r, **options)) for r in range(world)]

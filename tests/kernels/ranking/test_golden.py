@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from tests.support.paths import golden
 
 from septet.kernels.ranking import LLCM, LLCM_STRICT, REGDB, SYSU, rank_distances, rank_features, rerank
 from septet.kernels.ranking.reference import rank_distances as readable
-from tests.support.paths import golden
 
 PROTOCOL = {"sysu": SYSU, "regdb": REGDB, "llcm": LLCM, "llcmstrict": LLCM_STRICT}
 CASES = [

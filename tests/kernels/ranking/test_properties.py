@@ -6,7 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from septet.kernels.ranking import LLCM, LLCM_STRICT, REGDB, SYSU, Protocol, rank_distances, rank_features, rank_trials, rerank
+from septet.kernels.ranking import (
+    LLCM,
+    LLCM_STRICT,
+    REGDB,
+    SYSU,
+    Protocol,
+    rank_distances,
+    rank_features,
+    rank_trials,
+    rerank,
+)
 from septet.kernels.ranking.reference import rank_distances as readable
 
 PROTOCOLS = [SYSU, REGDB, LLCM, LLCM_STRICT]
@@ -16,7 +26,6 @@ TIES = ["stable", "optimistic", "pessimistic"]
 def random_case(seed, queries=13, gallery=29, people=6):
     r = np.random.default_rng(seed)
     q, g = (torch.from_numpy(r.standard_normal((n, 8)).astype(np.float32)) for n in (queries, gallery))
-
 
     labels = [torch.from_numpy(r.integers(0, people, n)) for n in (queries, gallery)]
     labels[0][0] = labels[1][0]

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from tests.support.processes import run_processes
 
 from septet.kernels.ranking import SYSU
 from septet.lightning_modules.mscmnet import MSCMNet
 from septet.lightning_modules.mscmnet.metrics import ReIDMetric
-from tests.support.processes import run_processes
 
 
 def rows():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.support.paths import golden
 
 from septet.lightning_modules.mscmnet.losses import (
     batch_hard_triplet,
@@ -11,7 +12,6 @@ from septet.lightning_modules.mscmnet.losses import (
     quadruple_center_triplet,
     weighted_regularized_triplet,
 )
-from tests.support.paths import golden
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from tests.support.paths import golden
 from torch.nn import functional as F
 
 from septet.lightning_modules.mscmnet.checkpoint import from_official
 from septet.lightning_modules.mscmnet.losses import quadruple_center_triplet
 from septet.lightning_modules.mscmnet.model import AGWNet, MIMBStage, NonLocal, QuadStreamNet, parameter_count
-from tests.support.paths import golden
 
 
 def procedural(key, shape):
@@ -39,9 +39,7 @@ def official_state(name):
 
 
 def images(count, height, width):
-    return torch.from_numpy(
-        np.random.default_rng(7).standard_normal((count, 3, height, width)).astype(np.float32)
-    )
+    return torch.from_numpy(np.random.default_rng(7).standard_normal((count, 3, height, width)).astype(np.float32))
 
 
 def test_mimb():

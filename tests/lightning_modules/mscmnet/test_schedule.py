@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from tests.support.paths import golden
 
 from septet.lightning_modules.mscmnet import MSCMNet
 from septet.lightning_modules.mscmnet.schedule import warmup_multistep
-from tests.support.paths import golden
 
 
 def test_the_published_rates():

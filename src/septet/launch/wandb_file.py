@@ -18,7 +18,8 @@ def records(path: Path) -> Iterator[Any]:
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     data = path.read_bytes()
-    assert data[:4] == b":W&B", "not an offline W&B file"
+    if data[:4] != b":W&B":  # nothing was flushed before the service died
+        return
     at, parts = 7, b""
     while at + 7 <= len(data):
         if _BLOCK - at % _BLOCK < 7:
@@ -36,6 +37,21 @@ def records(path: Path) -> Iterator[Any]:
             parts = b""
 
 
-def run_file(run: Path) -> Path:
-    """The newest offline file below a run directory."""
-    return max(run.rglob("run-*.wandb"), key=lambda p: p.stat().st_mtime)
+def history(path: Path) -> Iterator[dict[str, str]]:
+    """Logged rows of a file, values as JSON text."""
+    for record in records(path):
+        if record.HasField("history"):
+            yield {i.nested_key[0] if i.nested_key else i.key: i.value_json for i in record.history.item}
+
+
+def logged_steps(run: Path) -> set[tuple[int, str]] | None:
+    """(global step, metric) pairs that the offline files of a run directory hold; None without such files."""
+    files = sorted(run.glob("wandb/offline-run-*/run-*.wandb"))
+    if not files:
+        return None
+    found: set[tuple[int, str]] = set()
+    for file in files:
+        for row in history(file):
+            step = int(float(row.get("trainer/global_step", "-1")))
+            found |= {(step, key) for key in row}
+    return found
