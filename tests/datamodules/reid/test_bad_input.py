@@ -32,11 +32,11 @@ def test_missing_folders_and_lists(tmp_path, sysu):
     (sysu / "cam3").rename(sysu / "camera3")
     with pytest.raises(FileNotFoundError, match=r"cam3 is missing; expected layout"):
         SYSUMM01(sysu)
-    with pytest.raises(FileNotFoundError, match="test_id.txt"):
+    with pytest.raises(FileNotFoundError, match=r"test_id\.txt"):
         SYSUMM01(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="test_visible_1"):
         RegDB(tmp_path / "nothing", 1)
-    with pytest.raises(FileNotFoundError, match="test_id.txt"):
+    with pytest.raises(FileNotFoundError, match=r"test_id\.txt"):
         LLCM(tmp_path / "nothing")
 
 

@@ -96,7 +96,7 @@ def test_three_layouts(generated, dataset, select_on):
 def test_every_sysu_setting_is_listed_and_the_reported_one_is_first(generated):
     data = build(generated["sysu"], mode="indoor", shots=1)
     data.setup("test")
-    assert list(data.evaluations["test"].galleries)[0] == "indoor_1shot"
+    assert next(iter(data.evaluations["test"].galleries)) == "indoor_1shot"
     assert set(data.evaluations["test"].galleries) == {"all_1shot", "all_10shot", "indoor_1shot", "indoor_10shot"}
     assert all(len(trials) == 10 for trials in data.evaluations["test"].galleries.values())
 

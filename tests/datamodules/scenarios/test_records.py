@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from tests.support.paths import golden, shared_data
 
 from septet.datamodules.scenarios.records import (
     ALIASES,
@@ -20,7 +21,6 @@ from septet.datamodules.scenarios.records import (
     read_records,
     validate_record,
 )
-from tests.support.paths import golden, shared_data
 
 RECORD = {
     "scenario": {"task": "speed", "metric": "mae", "direction": "min"},

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.paths import golden
 
 from septet.datamodules.video import Camera, check_actions, parse_action, split_by_vehicle, window_start
-from tests.support.paths import golden
 
 
 def test_action_text():

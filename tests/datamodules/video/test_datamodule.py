@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
+from tests.datamodules.video.layouts import write_dojo
 
 from septet.datamodules.video import StreetSimulator, VideoClips
-from tests.datamodules.video.layouts import write_dojo
 
 
 def _epoch(data, epoch):
@@ -17,7 +17,10 @@ def _epoch(data, epoch):
 
 
 def _same(a, b):
-    return all(torch.equal(x["frames"], y["frames"]) and torch.equal(x["actions"], y["actions"]) for x, y in zip(a, b, strict=True))
+    return all(
+        torch.equal(x["frames"], y["frames"]) and torch.equal(x["actions"], y["actions"])
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def test_simulated_batches():
@@ -29,7 +32,9 @@ def test_simulated_batches():
     assert batches[0]["actions"].shape == (4, 3, 2)
     assert not batches[0]["yaw"].isnan().any()
     assert _same(batches, _epoch(VideoClips(clips=6, val_clips=2, test_clips=2, frames=4, batch_size=4), 0))
-    ids = [{c for b in loader for c in b["clip_id"]} for loader in (batches, data.val_dataloader(), data.test_dataloader())]
+    ids = [
+        {c for b in loader for c in b["clip_id"]} for loader in (batches, data.val_dataloader(), data.test_dataloader())
+    ]
     assert not ids[0] & ids[1]
     assert not ids[1] & ids[2]
 

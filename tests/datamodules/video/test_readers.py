@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.datamodules.video.layouts import write_dojo
+from tests.support.paths import golden, shared_data
 
 from septet.datamodules.video import StreetSimulator
 from septet.datamodules.video.decode import read_image, write_video
 from septet.datamodules.video.readers import Comma2k19Reader, DrivingDojoReader, FolderReader, KittiReader
 from septet.kernels.egomotion import compose_actions, implied_yaw
-from tests.datamodules.video.layouts import write_dojo
-from tests.support.paths import golden, shared_data
 
 
 def test_drivingdojo(tmp_path):

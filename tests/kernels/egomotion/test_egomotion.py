@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.paths import golden
 
 from septet.kernels.egomotion import (
     actions_from_poses,
@@ -17,7 +18,6 @@ from septet.kernels.egomotion import (
     integrate_actions,
     relative_motion,
 )
-from tests.support.paths import golden
 
 
 @pytest.fixture(scope="module")

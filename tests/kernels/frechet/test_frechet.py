@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.support.paths import golden
 
 from septet.kernels.frechet import frechet_distance, frechet_from_features, gaussian_moments
-from tests.support.paths import golden
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
+from tests.support.paths import golden
 
 from septet.kernels.recall import dense_recall, gated_recall, gated_recall_reference, topk, topk_reference
-from tests.support.paths import golden
 
 
 def load(name):

@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.support.paths import golden
 
 from septet.lightning_modules.drivingdojo.metrics import ActionInstructionFollowing
 from septet.lightning_modules.drivingdojo.scoring import score_clip
 from septet.lightning_modules.drivingdojo.trajectory import Trajectory
-from tests.support.paths import golden
 
 PROTOCOLS = ("strict", "paper", "official")
 OFFICIAL = (

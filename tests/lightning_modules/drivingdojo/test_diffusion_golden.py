@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.support.paths import golden
 
 from septet.lightning_modules.drivingdojo.actions import ActionEncoder
 from septet.lightning_modules.drivingdojo.diffusion import (
@@ -17,7 +18,6 @@ from septet.lightning_modules.drivingdojo.diffusion import (
     lognormal_sigma,
     sample,
 )
-from tests.support.paths import golden
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,9 @@ def test_svd_schedule(stored, steps):
     sigmas = karras_sigmas(steps)
     _close(sigmas, stored[f"svd_sigmas_{steps}"], 1e-7, 2e-6)
     _close(edm_precondition(sigmas[:-1], 1.0, "v").c_noise, stored[f"svd_timesteps_{steps}"], 2e-6)
-    assert math.sqrt(float(sigmas[0]) ** 2 + 1) == pytest.approx(stored[f"svd_init_noise_sigma_{steps}"].item(), abs=1e-4)
+    assert math.sqrt(float(sigmas[0]) ** 2 + 1) == pytest.approx(
+        stored[f"svd_init_noise_sigma_{steps}"].item(), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["karras_x_6", "karras_x_12"])

@@ -32,7 +32,7 @@ def test_numpy_numbers_beside_the_tensors_are_loaded_safely(tmp_path):
     state = {"classifier.weight": torch.ones(2, 2), "local_conv.weight": torch.ones(1)}
     content = {"net": state, "cmc": np.asarray([0.5, 0.75], np.float32), "mAP": np.float64(0.4), "epoch": 3}
     torch.save(content, tmp_path / "official.t")
-    with pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(Exception, match=r"weights_only|Weights only"):
         torch.load(tmp_path / "official.t", weights_only=True)
     loaded = load_official_checkpoint(tmp_path / "official.t")
     assert list(loaded) == ["classifier.weight"]
@@ -46,7 +46,7 @@ class Strange:
 
 def test_other_types_and_missing_files_are_refused(tmp_path):
     torch.save({"net": {}, "extra": collections.deque([Strange()])}, tmp_path / "bad.t")
-    with pytest.raises(Exception, match="(?i)weights.only"):
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
         load_official_checkpoint(tmp_path / "bad.t")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         load_official_checkpoint(tmp_path / "none.t")

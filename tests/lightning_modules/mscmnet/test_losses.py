@@ -78,5 +78,5 @@ def test_bad_input():
     with pytest.raises(ValueError, match="alpha=2"):
         quadruple_center_triplet(x, y, alpha=2)
     for loss in (batch_hard_triplet, weighted_regularized_triplet, hetero_center_triplet):
-        with pytest.raises(ValueError, match="one class|1 class"):
+        with pytest.raises(ValueError, match=r"one class|1 class"):
             loss(x, torch.zeros(24, dtype=torch.int64))

@@ -105,7 +105,7 @@ def test_a_checkpoint_of_another_trial_is_refused(roots, tmp_path):
 
 
 def test_bad_settings(roots, tmp_path):
-    with pytest.raises(ValueError, match="set model.num_classes=12"):
+    with pytest.raises(ValueError, match=r"set model\.num_classes=12"):
         trainer(tmp_path).fit(MSCMNet(5, **SMALL), data(roots))
     with pytest.raises(ValueError, match="image_size"):
         trainer(tmp_path).fit(MSCMNet(12, **SMALL), data(roots, image_size=(64, 48)))

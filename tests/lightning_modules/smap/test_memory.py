@@ -11,10 +11,10 @@ import time
 
 import numpy as np
 import pytest
+from tests.support.paths import golden
 
 from septet.datamodules.scenarios.records import canonical_key
 from septet.lightning_modules.smap.memory import MnemonicCenter, write_spool
-from tests.support.paths import golden
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -9,12 +9,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests.support.paths import golden
 
 from septet.lightning_modules.smap.assign import Assignment, solve
 from septet.lightning_modules.smap.conformal import conformal_quantile
 from septet.lightning_modules.smap.latency import LatencyLaw
 from septet.lightning_modules.smap.losses import bpr, link_bce, listnet, pinball
-from tests.support.paths import golden
 
 
 def load(name):

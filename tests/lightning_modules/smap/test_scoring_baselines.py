@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.paths import golden
 
 from septet.datamodules.scenarios import Bench, column_targets, generate_scenarios, load_bench, split
 from septet.lightning_modules.smap import baselines
 from septet.lightning_modules.smap.scoring import column_metrics, evaluate, group_mean, one_best_metrics
-from tests.support.paths import golden
 
 
 def load(name):

@@ -67,7 +67,8 @@ def cached_images(
     final = folder / f"{stem}.npy"
     if not (final.is_file() and _matches(folder / f"{stem}.json", digest, len(samples))):
         _build(root, samples, size, folder, stem, digest, workers)
-    return np.load(final, mmap_mode="r")
+    table: NDArray[np.uint8] = np.load(final, mmap_mode="r")
+    return table
 
 
 def _matches(path: Path, digest: str, count: int) -> bool:

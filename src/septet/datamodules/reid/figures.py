@@ -138,7 +138,8 @@ def _texture(kind: int, frequency: float, phase: float, u: Array, v: Array, colo
         3: lambda: np.sin(wave * (u + v) + phase) > 0,
         4: lambda: np.sin(wave * u + phase) * np.sin(wave * v + phase) > 0,
     }[kind]()
-    return np.where(pattern[..., None], colours[0], colours[1])
+    out: Array = np.where(pattern[..., None], colours[0], colours[1])
+    return out
 
 
 def _paint(canvas: Array, who: Person, p: _Pose, x: Array, y: Array, colours: dict[str, Array]) -> None:

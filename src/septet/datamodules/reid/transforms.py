@@ -134,7 +134,8 @@ def grey_planes(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         total += part
     total += 0x8000
     total >>= 16
-    return total.astype(np.uint8)
+    luma: NDArray[np.uint8] = total.astype(np.uint8)
+    return luma
 
 
 def crop_draws(rng: random.Random, pad: int = PAD) -> tuple[int, int, bool]:

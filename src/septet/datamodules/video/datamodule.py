@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from septet.datamodules.resume import ResumableBatches, ResumableLoader
 from septet.datamodules.video.clips import ClipSample, split_by_vehicle
-from septet.datamodules.video.datasets import EpochBatches, RecordedClips, Reader, SimulatedClips, collate
+from septet.datamodules.video.datasets import EpochBatches, Reader, RecordedClips, SimulatedClips, collate
 from septet.datamodules.video.simulator import StreetSimulator
 
 SOURCES = ("simulator", "drivingdojo", "comma2k19", "kitti", "folder")

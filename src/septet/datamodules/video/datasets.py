@@ -26,9 +26,7 @@ class Reader(Protocol):
     def length(self, clip: str) -> int:
         """Number of source frames."""
 
-    def motion(
-        self, clip: str, start: int = 0, frames: int | None = None, stride: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def motion(self, clip: str, start: int = 0, frames: int | None = None, stride: int = 1) -> tuple[Tensor, Tensor]:
         """Actions ``(n, 2)`` and yaw ``(n,)``, float64, without decoding an image."""
 
     def read(
@@ -90,9 +88,7 @@ class SimulatedClips(Dataset[ClipSample]):
             columns = {k: torch.from_numpy(stored[k]) for k in stored}
         for i in range(self.count):
             row = {k: v[i] for k, v in columns.items()}
-            self._clips[i] = ClipSample(
-                **row, camera=s.camera, fps=s.fps, clip_id=f"simulator_{self.first_seed + i}"
-            )
+            self._clips[i] = ClipSample(**row, camera=s.camera, fps=s.fps, clip_id=f"simulator_{self.first_seed + i}")
 
 
 class RecordedClips(Dataset[ClipSample]):

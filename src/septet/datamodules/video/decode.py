@@ -144,7 +144,9 @@ def _to_array(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
-def write_video(path: Path, frames: np.ndarray, fps: int, codec: str = "libx265", container_format: str | None = None) -> None:
+def write_video(
+    path: Path, frames: np.ndarray, fps: int, codec: str = "libx265", container_format: str | None = None
+) -> None:
     """Write ``(T, 3, H, W)`` uint8 (even H and W); ``video.hevc`` is a raw stream."""
     import av
 
@@ -152,7 +154,9 @@ def write_video(path: Path, frames: np.ndarray, fps: int, codec: str = "libx265"
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames.shape[2:]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "18", "preset": "ultrafast"} | ({"x265-params": "log-level=none"} if codec == "libx265" else {})
+        stream.options = {"crf": "18", "preset": "ultrafast"} | (
+            {"x265-params": "log-level=none"} if codec == "libx265" else {}
+        )
         for frame in frames:
             image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame.transpose(1, 2, 0)), format="rgb24")
             for packet in stream.encode(image):

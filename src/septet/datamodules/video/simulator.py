@@ -79,9 +79,7 @@ class StreetSimulator:
         params = (focal, focal, self.width / 2, self.height / 2, *rest)
         return Camera(self.camera_model, params, self.width, self.height)
 
-    def clip(
-        self, seed: int, frames: int = 8, actions: Tensor | None = None, yaw: Tensor | None = None
-    ) -> ClipSample:
+    def clip(self, seed: int, frames: int = 8, actions: Tensor | None = None, yaw: Tensor | None = None) -> ClipSample:
         """Render a clip.
 
         Args:
@@ -148,7 +146,9 @@ class StreetSimulator:
         z = centre[2] + depth * rays[..., 2]
         y = depth * rays[..., 1]
         colour = np.where(
-            (wall < ground)[..., None], _wall_colour(scene, side, z, y, depth), _ground_colour(scene, x, z, depth, self.detail)
+            (wall < ground)[..., None],
+            _wall_colour(scene, side, z, y, depth),
+            _ground_colour(scene, x, z, depth, self.detail),
         )
         colour = np.where(np.isfinite(nearest)[..., None], colour, np.float32([150, 180, 215]))
         depth, colour = self._draw_movers(scene, rays, centre, time, depth, colour)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def relative_motion(R: Tensor, C: Tensor) -> Tensor:  # noqa: N803 - the field's names
+def relative_motion(R: Tensor, C: Tensor) -> Tensor:
     """Displacement of every step in the axes of the frame it leaves, ``m_n = R_n^T (C_{n+1} - C_n)``.
 
     Args:
@@ -29,7 +29,7 @@ def relative_motion(R: Tensor, C: Tensor) -> Tensor:  # noqa: N803 - the field's
     return torch.einsum("...tji,...tj->...ti", R[..., :-1, :, :], C[..., 1:, :] - C[..., :-1, :])
 
 
-def actions_from_poses(R: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:  # noqa: N803
+def actions_from_poses(R: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     """Actions (forward, right) and yaw of every step.
 
     Args:

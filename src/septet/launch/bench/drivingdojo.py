@@ -105,7 +105,9 @@ def _cases(device: str, quick: bool) -> list[tuple[str, dict[str, Any], int]]:
 
 def _clip(model: WorldModel, batch: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     shape = (batch, model.frames, 3, *model.frame_size)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, device=device), torch.rand(batch, model.frames - 1, 2, device=device)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, device=device), torch.rand(
+        batch, model.frames - 1, 2, device=device
+    )
 
 
 def _train_rows(device: str, quick: bool) -> list[dict[str, Any]]:
@@ -128,7 +130,11 @@ def _train_rows(device: str, quick: bool) -> list[dict[str, Any]]:
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
         seconds = _median(step, 3 if quick else 7, device)
-        note = "float32, one thread" if device == "cpu" else f"bf16, peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
+        note = (
+            "float32, one thread"
+            if device == "cpu"
+            else f"bf16, peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
+        )
         rows.append(_row(f"train step: {name}", seconds, "CPU s" if device == "cpu" else "s", note=note))
     return rows
 
@@ -149,7 +155,9 @@ def _sampling_rows(device: str, quick: bool) -> list[dict[str, Any]]:
                 2 if quick else 5, device,
             )  # fmt: skip
             rows.append(_row(f"dream: {name}, {method} {steps}", 1000 * seconds / actions.shape[1], "ms/frame"))
-        first = _median(lambda model=model, f=frames[:, :1], a=actions[0]: next(model.dream(f, a)), 2 if quick else 5, device)
+        first = _median(
+            lambda model=model, f=frames[:, :1], a=actions[0]: next(model.dream(f, a)), 2 if quick else 5, device
+        )
         rows.append(_row(f"first frame of a stream: {name}", 1000 * first, "ms"))
     return rows
 

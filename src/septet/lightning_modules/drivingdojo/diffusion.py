@@ -81,9 +81,7 @@ def combine_guidance(
     return none + w_image * (image - none) + w_action * (both - image)
 
 
-def sample(
-    denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Tensor, method: str = "euler"
-) -> Tensor:
+def sample(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Tensor, method: str = "euler") -> Tensor:
     """Follow the probability-flow ODE from ``sigmas[0]`` to ``sigmas[-1]``.
 
     Args:

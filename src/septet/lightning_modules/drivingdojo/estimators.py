@@ -73,7 +73,7 @@ class PycolmapEstimator:
         process.start()
         try:
             answer = queue.get(timeout=self.timeout)
-        except Exception:  # noqa: BLE001 - queue.Empty: too slow, or the process died
+        except Exception:
             answer = None
         process.terminate()
         process.join()
@@ -311,7 +311,9 @@ class EstimatorPool:
             return None
         settings = {k: v for k, v in vars(self.estimator).items() if isinstance(v, (int, float, str))}
         digest = hashlib.sha256(frames.numpy().tobytes())
-        digest.update(f"{type(self.estimator).__name__}{sorted(settings.items())}{camera}{tuple(frames.shape)}".encode())
+        digest.update(
+            f"{type(self.estimator).__name__}{sorted(settings.items())}{camera}{tuple(frames.shape)}".encode()
+        )
         if mask is not None:
             digest.update(mask.numpy().tobytes())
         return self.cache_dir / f"trajectory-{digest.hexdigest()[:32]}.pt"

@@ -31,9 +31,7 @@ def fixed_loss(model: WorldModel, batch: dict[str, Any], seed: int, level: float
     sigma = sigma if level is None else torch.full_like(sigma, level)
     noise = torch.randn(*frames.shape[:2], *model.latent_shape, generator=generator)
     on = frames.device
-    return model.loss(
-        frames, batch["actions"], sigma=sigma.to(on), noise=noise.to(on), augment=False, yaw=batch["yaw"]
-    )
+    return model.loss(frames, batch["actions"], sigma=sigma.to(on), noise=noise.to(on), augment=False, yaw=batch["yaw"])
 
 
 def validation_step(model: WorldModel, batch: dict[str, Any], batch_idx: int) -> None:
@@ -73,9 +71,7 @@ class TestState:
 
             self.estimator, metric_scale = build_estimator(model.aif)
             names = ("model", "floor", "static", "shuffled", "shuffled_own")
-            self.aif = {
-                n: ActionInstructionFollowing(self.estimator, model.aif_protocol, metric_scale) for n in names
-            }
+            self.aif = {n: ActionInstructionFollowing(self.estimator, model.aif_protocol, metric_scale) for n in names}
 
     def step(self, batch: dict[str, Any]) -> None:
         """Dream a batch and add it to every metric."""
@@ -86,10 +82,14 @@ class TestState:
         self.losses.append(float(fixed_loss(model, batch, len(self.losses))))
         self.error.append(drift.squared_error(video, frames)[:, model.context :].cpu())
         self.copy.append(drift.squared_error(frames[:, :1].expand_as(frames), frames)[:, model.context :].cpu())
-        self.colour.append((drift.colour_drift(video, frames[:, 0]) - drift.colour_drift(frames, frames[:, 0])).abs().cpu())
+        self.colour.append(
+            (drift.colour_drift(video, frames[:, 0]) - drift.colour_drift(frames, frames[:, 0])).abs().cpu()
+        )
         self.ssim.append(_ssim(video[:, model.context :], frames[:, model.context :]))
         reach = int(getattr(model.net, "reach", 1))
-        self.seams.append(drift.seam_jump(video, drift.chunk_seams(model.context, model.frames, frames.shape[1], reach)))
+        self.seams.append(
+            drift.seam_jump(video, drift.chunk_seams(model.context, model.frames, frames.shape[1], reach))
+        )
         self.frechet.update(frames, real=True)
         self.frechet.update(video, real=False)
         if self.kept is None:

@@ -34,7 +34,9 @@ class InverseDynamicsNet(nn.Module):
         for n_in, n_out, stride in plan:
             layers += [nn.Conv2d(n_in, n_out, 3, stride, 1), nn.GroupNorm(8, n_out), nn.SiLU()]
         self.trunk = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Conv2d(w * 3, 32, 1), nn.SiLU(), nn.Flatten(), nn.Linear(32 * 32, 128), nn.SiLU(), nn.Linear(128, 3))
+        self.head = nn.Sequential(
+            nn.Conv2d(w * 3, 32, 1), nn.SiLU(), nn.Flatten(), nn.Linear(32 * 32, 128), nn.SiLU(), nn.Linear(128, 3)
+        )
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
         """Motions ``(N, 3)`` between frames ``(N, 3, 32, 64)`` in [-1, 1]."""
@@ -74,7 +76,7 @@ class InverseDynamics(Task):
 
     def configure_optimizers(self) -> Any:
         """AdamW with one cycle."""
-        return one_cycle(self.parameters(), self.lr, self.trainer, betas=(0.9, 0.999))
+        return one_cycle(self.parameters(), self.lr, self.trainer, betas=(0.9, 0.999), warmup=0.15)
 
     def predict_pairs(self, frames: Tensor) -> Tensor:
         """Motions ``(B, T-1, 3)`` of clips ``(B, T, 3, H, W)`` in [-1, 1]."""
@@ -147,7 +149,11 @@ class InverseDynamicsEstimator:
     """
 
     def __init__(self, checkpoint: str | Path | None = None) -> None:
-        path = Path(str(files("septet.lightning_modules.drivingdojo") / BUNDLED)) if checkpoint is None else Path(checkpoint)
+        path = (
+            Path(str(files("septet.lightning_modules.drivingdojo") / BUNDLED))
+            if checkpoint is None
+            else Path(checkpoint)
+        )
         if not path.is_file():
             raise FileNotFoundError(f"no estimator {path}: fit configs/drivingdojo/sim_inverse_dynamics.yaml first")
         stored = torch.load(path, weights_only=True, map_location="cpu")
@@ -176,11 +182,14 @@ def small_frames(frames: Tensor) -> Tensor:
 
 
 def normal_flow(frames: Tensor) -> float:
-    """Median over steps and edges of |dI/dt| / |grad I| of frames ``(T, 3, H, W)``, pixels per step."""
+    """Median over steps and edges of |dI/dt| / |grad I| of frames ``(T, 3, H, W)``, in pixels of a picture 576 wide.
+
+    The rule for stop commands (under 0.5 pixels) is meant for 576x320.
+    """
     grey = frames.mean(1)
     dy, dx = grey[:-1, 1:, :-1] - grey[:-1, :-1, :-1], grey[:-1, :-1, 1:] - grey[:-1, :-1, :-1]
     slope = (dx.square() + dy.square()).sqrt()
     change = (grey[1:] - grey[:-1]).abs()[:, :-1, :-1]
     edges = slope > slope.flatten(1).quantile(0.7, 1)[:, None, None].clamp_min(1e-3)
     ratio = (change / slope.clamp_min(1e-6))[edges]
-    return float(ratio.median()) if ratio.numel() else 0.0
+    return float(ratio.median()) * 576 / frames.shape[-1] if ratio.numel() else 0.0

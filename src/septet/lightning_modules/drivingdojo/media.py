@@ -22,9 +22,7 @@ def film_strip(rows: Sequence[Tensor], zoom: int = 2, gap: int = 2) -> np.ndarra
         padded = F.pad(big, (0, gap, 0, gap), value=255)
         lines.append(np.concatenate(list(padded.numpy().transpose(0, 2, 3, 1)), 1))
     width = max(line.shape[1] for line in lines)
-    return np.concatenate(
-        [np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in lines], 0
-    )
+    return np.concatenate([np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in lines], 0)
 
 
 def path_figure(details: Sequence[Mapping[str, Any]], columns: int = 4) -> Any:
@@ -47,7 +45,9 @@ def path_figure(details: Sequence[Mapping[str, Any]], columns: int = 4) -> Any:
     return figure
 
 
-def curves_figure(curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, x: Sequence[float] | None = None) -> Any:
+def curves_figure(
+    curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, x: Sequence[float] | None = None
+) -> Any:
     """Lines over a common axis."""
     plt = _pyplot()
     figure, axis = plt.subplots(figsize=(6, 3.5))

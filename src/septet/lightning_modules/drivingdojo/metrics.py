@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from septet.lightning_modules.drivingdojo.scoring import PROTOCOLS, ClipScore, score_clip
 from septet.lightning_modules.drivingdojo.poses import Estimator, Trajectory
+from septet.lightning_modules.drivingdojo.scoring import PROTOCOLS, ClipScore, score_clip
 
 __all__ = ["ActionInstructionFollowing", "ClipScore", "aif_with_controls", "score_clip"]
 

@@ -138,7 +138,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
         """Attend within x, and to ``extra`` tokens ``(N, E, D)`` where given."""
         length = x.shape[1]
-        q, k, v = self.qkv(x if extra is None else torch.cat([x, extra], 1)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k, v = (
+            self.qkv(x if extra is None else torch.cat([x, extra], 1)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        )
         out = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q[:, :length], k, v)))
         result: Tensor = self.proj(out.transpose(1, 2).flatten(2))
         return result

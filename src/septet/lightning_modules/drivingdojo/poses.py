@@ -67,7 +67,7 @@ class OracleEstimator:
         C: centres ``(T, 3)``.
     """
 
-    def __init__(self, R: Tensor, C: Tensor) -> None:  # noqa: N803
+    def __init__(self, R: Tensor, C: Tensor) -> None:
         self.R, self.C = R, C
 
     def estimate(self, frames: Tensor, camera: Any = None, mask: Tensor | None = None) -> Trajectory:

@@ -11,13 +11,17 @@ from torch import nn
 
 
 def one_cycle(
-    parameters: Iterable[nn.Parameter], lr: float, trainer: Any, betas: tuple[float, float] = (0.9, 0.99)
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    trainer: Any,
+    betas: tuple[float, float] = (0.9, 0.99),
+    warmup: float = 0.1,
 ) -> dict[str, Any]:
     """Optimiser and step-wise schedule over the whole run, as Lightning takes them."""
     trained = [p for p in parameters if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.01, betas=betas)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=max(2, planned_steps(trainer)), pct_start=0.1, cycle_momentum=False
+        optimizer, lr, total_steps=max(2, planned_steps(trainer)), pct_start=warmup, cycle_momentum=False
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -1,6 +1,11 @@
 """Camera paths and everything that recovers them from video."""
 
-from septet.lightning_modules.drivingdojo.estimators import EstimatorPool, OpenCVEstimator, PycolmapEstimator, bonnet_mask
+from septet.lightning_modules.drivingdojo.estimators import (
+    EstimatorPool,
+    OpenCVEstimator,
+    PycolmapEstimator,
+    bonnet_mask,
+)
 from septet.lightning_modules.drivingdojo.inverse import InverseDynamicsEstimator
 from septet.lightning_modules.drivingdojo.poses import Estimator, OracleEstimator, Trajectory
 

@@ -87,7 +87,9 @@ def torchscript(path: str | Path, size: int = 224) -> FeatureExtractor:
 def _script(path: str | Path) -> nn.Module:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no extractor weights {path}: none ship with septet, give a TorchScript file")
-    module: nn.Module = torch.jit.load(str(path), map_location="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch prefers export; published extractors are TorchScript
+        module: nn.Module = torch.jit.load(str(path), map_location="cpu")
     return module
 
 
@@ -131,7 +133,11 @@ class VideoFrechetDistance(Metric):
     @property
     def key(self) -> str:
         """Name under which the value is logged: ``frd_random``, or kind/label."""
-        return self.extractor.kind if self.extractor.kind == "frd_random" else f"{self.extractor.kind}/{self.extractor.label}"
+        return (
+            self.extractor.kind
+            if self.extractor.kind == "frd_random"
+            else f"{self.extractor.kind}/{self.extractor.label}"
+        )
 
     def update(self, clips: Tensor, real: bool) -> None:
         """Add clips ``(B, T, 3, H, W)`` uint8.

@@ -76,13 +76,6 @@ class ChannelAttention(nn.Module):
         y: Tensor = self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return y
 
-    @torch.no_grad()
-    def weights(self, pattern: Tensor) -> Tensor:
-        """Attention ``(N, heads, C, C)`` between channels, for pictures."""
-        q, k = self._split(pattern, 0), self._split(pattern, 1)
-        out: Tensor = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1)
-        return out
-
 
 class MIMBStage(nn.Module):
     """One stage of the multi-scale information correlation block: a shallow map says which channels attend.
@@ -158,7 +151,7 @@ def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def gem(x: Tensor, p: float = 3.0) -> Tensor:
-    """Generalised mean (mean(x^p) + 1e-12)^(1/p) over positions, in at least float32: ``(N, C, H, W)`` to ``(N, C)``."""
+    """Generalised mean (mean(x^p) + 1e-12)^(1/p) over positions, at least float32: ``(N, C, H, W)`` to ``(N, C)``."""
     with torch.autocast(x.device.type, enabled=False):
         return (at_least_float32(x).pow(p).mean((2, 3)) + 1e-12).pow(1 / p)
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from septet.datamodules.scenarios.bench import Bench
-from septet.datamodules.scenarios.targets import column_targets, loss_of
+from septet.datamodules.scenarios.targets import average_ranks, column_targets, loss_of
 
 Array = NDArray[np.float64]
 _CLIP = (-2, 6)
@@ -270,7 +269,7 @@ def probe_predict(
     g = np.round(_global_best(bench, left, [column])[:, 0], 9)
     if name == "best_of_probes":
         scores = 1 + g
-        scores[chosen] = rankdata(revealed, method="min") / (len(chosen) + 1) - 1
+        scores[chosen] = (1 + (revealed[None, :] < revealed[:, None]).sum(1)) / (len(chosen) + 1) - 1
         return np.round(scores, 9)
     if name == "global_best_probes":
         return _deal(g, chosen, revealed)
@@ -285,7 +284,7 @@ def _blend(bench: Bench, train: list[int], probes: list[int], revealed: Array, g
         seen = np.isfinite(loss[probes, c])
         if not seen.any():
             continue
-        far = np.abs(rankdata(loss[probes, c][seen]) - rankdata(revealed[seen])).mean()
+        far = np.abs(average_ranks(loss[probes, c][seen]) - average_ranks(revealed[seen])).mean()
         w = float(np.exp(-8 * far / max(len(probes) - 1, 1)))
         finite = np.isfinite(r[:, c])
         total = total + np.where(finite, w * np.nan_to_num(r[:, c]), 0.0)

@@ -85,7 +85,7 @@ class RecallNet(nn.Module):
         """Parameters with their learning-rate factors: the few scalars move ten times as fast as the matrices."""
         scalars = [self.temperature, self.gate, self.mix, self.eps, self.spread]
         rest = [p for p in self.parameters() if not any(p is s for s in scalars)]
-        return [{"params": rest, "factor": 0.1}, {"params": scalars, "factor": 1.0, "weight_decay": 0.0}]
+        return [{"params": rest, "factor": 0.02}, {"params": scalars, "factor": 0.2, "weight_decay": 0.0}]
 
     def encode(self, features: Tensor, scenario: Tensor, extra: Tensor | None = None) -> Tensor:
         """Keys or queries per head ``(H, N, D)`` of columns."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, rankdata, weightedtau
 
 from septet.datamodules.scenarios.bench import Bench
+from septet.datamodules.scenarios.targets import average_ranks
 
 Array = NDArray[np.float64]
 Metrics = dict[str, float | None]
@@ -74,6 +74,8 @@ def _ndcg5(y: Array, order: NDArray[np.intp]) -> float:
 
 
 def _correlations(y: Array, s: Array) -> Metrics:
+    from scipy.stats import kendalltau, weightedtau
+
     flat = np.ptp(y) == 0 or np.ptp(s) == 0
     if flat:
         return {"tau": None, "wtau": None, "pearson": 0.0}
@@ -104,7 +106,7 @@ def one_best_metrics(accuracy: Any, score: Any) -> dict[str, float]:
     if np.isnan(a).any() or np.isnan(s).any():
         raise ValueError("accuracy or score holds NaN; drop those models first")
     best = int(np.argmax(a))
-    auc = (float(rankdata(s)[best]) - 1) / (len(a) - 1)
+    auc = (float(average_ranks(s)[best]) - 1) / (len(a) - 1)
     place = int(np.flatnonzero(np.argsort(-s, kind="stable") == best)[0]) + 1
     return {"auc1": auc, "mrr1": 1 / place, "ndcg1": float(a[s == s.max()].mean() / a.max())}
 

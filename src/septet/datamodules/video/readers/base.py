@@ -61,9 +61,7 @@ class ClipReader:
         """Frames per second of the source."""
         return self.fps
 
-    def motion(
-        self, clip: str, start: int = 0, frames: int | None = None, stride: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def motion(self, clip: str, start: int = 0, frames: int | None = None, stride: int = 1) -> tuple[Tensor, Tensor]:
         """Motions of a window without decoding an image.
 
         Args:

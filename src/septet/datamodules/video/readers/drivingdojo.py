@@ -49,7 +49,9 @@ class DrivingDojoReader(ClipReader):
     def _frames(self, clip: str) -> list[Path]:
         """Images in order of their number."""
         if clip not in self._files:
-            found = [p for p in (self.root / "videos" / clip).iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")]
+            found = [
+                p for p in (self.root / "videos" / clip).iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")
+            ]
             self._files[clip] = sorted_by_number(found)
         return self._files[clip]
 

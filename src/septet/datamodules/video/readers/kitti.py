@@ -34,7 +34,9 @@ class KittiReader(ClipReader):
         if clip not in self._loaded:
             path = self._folder(clip) / "poses.txt"
             try:
-                rows = np.array([[float(w) for w in line.split()] for line in path.read_text().splitlines() if line.strip()])
+                rows = np.array(
+                    [[float(w) for w in line.split()] for line in path.read_text().splitlines() if line.strip()]
+                )
                 matrices = torch.from_numpy(rows.reshape(-1, 3, 4))
             except ValueError as error:
                 raise ValueError(f"{path}: expected 12 numbers per row: {error}") from error
