@@ -107,3 +107,32 @@ def test_doctor_names_a_wrong_pair(monkeypatch):
     finding = doctor._pair()[0]
     assert finding.state == "broken"
     assert "torchvision==0.29" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [("trainer: {max_epochs: 1", "is no valid YAML"), ("- a\n- b\n", "must hold a mapping"), ("", "must hold a mapping")],
+)
+def test_a_broken_configuration_file_is_named(content, fragment, tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(content)
+    assert septet("fit", "-c", str(bad)) == 2
+    text = capsys.readouterr().err
+    assert str(bad) in text
+    assert fragment in text
+
+
+def test_a_corrupt_ledger_is_named_before_training(runs, capsys):
+    runs.mkdir()
+    (runs / "ledger.sqlite").write_text("garbage, not a database")
+    assert septet("fit", "-c", TOY) == 2
+    assert "ledger.sqlite is no SQLite database" in capsys.readouterr().err
+    assert not list(runs.rglob("record.json"))
+    assert septet("report") == 2
+
+
+def test_a_class_typo_and_a_wrong_type(capsys, runs):
+    assert septet("fit", "-c", TOY, "--model", "septet.lightning_modules.cne_n.CNEM") == 2
+    assert "did you mean 'septet.lightning_modules.cne_n.CNEN'" in capsys.readouterr().err
+    assert septet("fit", "-c", TOY, "--trainer.max_epochs=abc") == 2
+    assert "trainer.max_epochs" in capsys.readouterr().err

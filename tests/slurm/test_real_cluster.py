@@ -115,7 +115,7 @@ def test_sigterm_requeue_continues_at_the_exact_step(launch, cluster, unbroken):
     assert cluster.run("scontrol", "requeue", job).returncode == 0
     assert cluster.wait(job) == "COMPLETED", launch.log(run)
     log = launch.log(run)
-    assert "stopped by the scheduler at step" in log
+    assert "stopped by a signal at step" in log
     assert "preempt.ckpt (epoch" in log
     assert curve(run) == unbroken[0], log
     assert _same_weights(run, unbroken[1])

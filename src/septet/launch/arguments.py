@@ -105,7 +105,7 @@ def find_config(value: str) -> str:
         UsageError: if there is neither; the nearest shipped name is suggested.
     """
     if Path(value).is_file():
-        return value
+        return _readable(value)
     relative = value.removeprefix("./").removeprefix("configs/")
     folder = files("septet") / "configs"
     shipped = folder / relative
@@ -113,9 +113,26 @@ def find_config(value: str) -> str:
         return os.fspath(shipped)  # type: ignore[call-overload, no-any-return]
     root = Path(os.fspath(folder))  # type: ignore[call-overload]
     known = [f"configs/{p.relative_to(root)}" for p in root.rglob("*.yaml")]
-    near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(value, known, n=1, cutoff=0.5) if value.startswith("configs/") else []
     hint = f"; did you mean {near[0]!r}?" if near else "; `septet methods show SLUG` lists the shipped ones"
     raise UsageError(f"no configuration file {value!r}{hint}")
+
+
+def _readable(path: str) -> str:
+    """The path, if the file holds a YAML mapping.
+
+    Raises:
+        UsageError: naming the file and the line.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise UsageError(f"{path} must hold a mapping (seed_everything, trainer, model, data), found {content!r}")
+    return path
 
 
 def class_path(value: str, what: str) -> str:

@@ -102,7 +102,12 @@ def request_of(options: argparse.Namespace, path: Path | None) -> Request:
         if not isinstance(given.get(name), str):
             raise UsageError(f"assign needs --{name} (or a field {name!r} in --scenario)")
     limits = {k: given[k] for k in ("max_latency_ms", "max_params", "max_memory_gb") if k in given}
-    for name, value in [*limits.items(), ("max_regret", options.max_regret), ("top", options.top), ("probe", options.probe)]:
+    for name, value in [
+        *limits.items(),
+        ("max_regret", options.max_regret),
+        ("top", options.top),
+        ("probe", options.probe),
+    ]:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
             raise UsageError(f"--{name.replace('_', '-')} is {value}: a limit must be positive")
     scenario = canonical_block("scenario", {k: given[k] for k in (*FIELDS, "metric", "direction") if k in given})
@@ -157,7 +162,9 @@ def candidates(options: argparse.Namespace, scenario: dict[str, Any]) -> tuple[l
     if len(directions) > 1 and wanted is None:
         raise UsageError(f"metric {scenario['metric']!r} is recorded with both directions; give --direction")
     if wanted is not None and directions and wanted not in directions:
-        raise UsageError(f"contradictory: --direction {wanted}, but the records of {scenario['metric']!r} say {directions.pop()}")
+        raise UsageError(
+            f"contradictory: --direction {wanted}, but the records of {scenario['metric']!r} say {directions.pop()}"
+        )
     for name in ("horizon", "domain", "modality"):
         values = {str(_of(r, name)) for r in same if _of(r, name) is not None}
         if name in scenario and str(scenario[name]) not in values:
@@ -180,7 +187,9 @@ def render(answer: dict[str, Any], records: Sequence[dict[str, Any]], explain: b
         star = " *" if c["pareto"] else ""
         lines.append(f"{c['rank']:>3}. {c['model']} on {c['dataset']}: {c['predicted']:.6g}{interval}{latency}{star}")
         if explain:
-            lines += [f"       {e['key'][:12]} {e['dataset']} {e['value']:.6g} from {e['source']}" for e in c["evidence"]]
+            lines += [
+                f"       {e['key'][:12]} {e['dataset']} {e['value']:.6g} from {e['source']}" for e in c["evidence"]
+            ]
     shown = answer["rejected"] if explain else answer["rejected"][:3]
     lines += [f"  rejected {r['model']} ({r['dataset']}): {r['reason']}" for r in shown]
     if answer["relaxation"]:
@@ -189,7 +198,9 @@ def render(answer: dict[str, Any], records: Sequence[dict[str, Any]], explain: b
     if explain:
         protocols = {json.dumps(canonical_block("protocol", r.get("protocol")), sort_keys=True) for r in records}
         if len(protocols) > 1:
-            lines.append(f"  {len(protocols)} protocols: results under another protocol are other records, never pooled")
+            lines.append(
+                f"  {len(protocols)} protocols: results under another protocol are other records, never pooled"
+            )
         if any(c["pareto"] for c in answer["choices"]):
             lines.append("  * no other candidate is better in score, latency and parameters at once")
     return "\n".join(lines)

@@ -64,7 +64,9 @@ def _hours(records: list[dict[str, Any]], device: str) -> dict[str, float]:
 
 
 def _render(result: dict[str, Any]) -> str:
-    lines = [f"batch: {result['status']}" + ("" if result["gpu_hours"] is None else f", {result['gpu_hours']:.4g} GPU hours")]
+    lines = [
+        f"batch: {result['status']}" + ("" if result["gpu_hours"] is None else f", {result['gpu_hours']:.4g} GPU hours")
+    ]
     lines += [f"  {c['scenario']}: {c['model']} on {c['dataset']} ({c['hours']:.4g} h)" for c in result["choices"]]
     lines += [f"  {name}: no candidate with known training time" for name in result["blocked"]]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from septet.launch.arguments import parse_stage_arguments
 from septet.launch.errors import UsageError, did_you_mean
 
 STAGES = {
@@ -82,9 +83,11 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         from septet.launch.signals import note_from_now_on
 
         note_from_now_on()
+        asks_only = any(a in ("-h", "--help") for a in arguments)
+        parsed = None if asks_only else parse_stage_arguments(name, arguments)  # typos answer before heavy imports
         from septet.launch.stages import run_stage
 
-        return run_stage(name, arguments)
+        return run_stage(name, arguments, parsed)
     if name not in COMMANDS:
         raise UsageError(f"no command {name!r}{did_you_mean(name, [*STAGES, *COMMANDS])} (septet --help)")
     module = COMMANDS[name][0]

@@ -114,9 +114,8 @@ def _extras() -> list[Finding]:
     for extra, modules in _EXTRAS.items():
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
         if missing:
-            found.append(
-                Finding(f"extra {extra}", "note", f"missing {', '.join(missing)}", f"pip install 'septet[{extra}]'")
-            )
+            remedy = f"make setup (in a clone), or pip install 'septet[{extra}]'"
+            found.append(Finding(f"extra {extra}", "note", f"missing {', '.join(missing)}", remedy))
         else:
             found.append(Finding(f"extra {extra}", "ok", "complete"))
     return found

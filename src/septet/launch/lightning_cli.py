@@ -21,7 +21,7 @@ from septet.launch.messages import tidy_message
 from septet.launch.methods import METHODS
 from septet.launch.preemption import SafePreemption
 from septet.launch.record import RecordRun
-from septet.launch.runs import choose_run, remove_unused
+from septet.launch.runs import choose_run, ledger, remove_unused
 from septet.launch.weights import choose_weights, compare_hyperparameters
 from septet.lightning_modules.task import is_fast_run
 
@@ -103,6 +103,8 @@ class SeptetCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Make the run directory and point loggers at it."""
         config = self.config[self.stage]
+        if not self.fast and not self.is_child:
+            ledger(self.parsed.run.parents[2] if self.parsed.run else None).check()
         self.run, self.resumed = choose_run(self.parsed.run, self.slug, self.parsed.run_name, fast=self.fast)
         resume = self.weights.resume(self.run) if self.stage == "fit" and self.resumed else None
         self.ckpt_path = os.environ.get("SEPTET_CKPT") or resume or self.weights.path
@@ -214,7 +216,12 @@ class SeptetCLI(LightningCLI):
             kwargs["weights_only"] = True
         if self.stage == "predict":
             kwargs["return_predictions"] = False
+        if self.stage in ("test", "validate"):
+            kwargs["verbose"] = False
         getattr(self.trainer, self.stage)(**kwargs)
+        if self.stage in ("test", "validate") and self.trainer.is_global_zero:
+            for name, value in sorted(self.trainer.callback_metrics.items()):
+                print(f"{name:<40} {float(value):.6g}", flush=True)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from septet.launch.errors import did_you_mean
+from septet.launch.methods import METHODS
 
 
 def tidy_message(message: str, parser_keys: Iterable[str] = ()) -> str:
@@ -26,9 +27,8 @@ def tidy_message(message: str, parser_keys: Iterable[str] = ()) -> str:
         r"(Unable to load config .*|Expected a path but .*? either not accessible or invalid)(?: - |$)",
     ):
         if found := re.search(pattern, text):
-            inner = _inner(found.group(1))
-            return inner or found.group(1)
-    return _inner(text) or _unrecognized(text, parser_keys) or text
+            return _inner(found.group(1)) or found.group(1) + _class_hint(found.group(1))
+    return _inner(text) or _unrecognized(text, parser_keys) or _wrong_type(text) or text
 
 
 def _inner(text: str) -> str | None:
@@ -68,6 +68,20 @@ def _unrecognized(text: str, parser_keys: Iterable[str]) -> str | None:
     if head not in tops and (hint := did_you_mean(head, tops)).startswith("; did"):
         return f"unknown key {key!r}{hint}"
     return f"unknown key {key!r}{did_you_mean(key, keys)}"
+
+
+def _class_hint(text: str) -> str:
+    """The nearest class of the table for a class path that does not exist."""
+    found = re.search(r"class_path '([\w.]+)'", text)
+    known = [path for row in METHODS.values() for path in (row.module, row.datamodule)]
+    hint = did_you_mean(found.group(1), known) if found else ""
+    return hint if hint.startswith("; did") else ""
+
+
+def _wrong_type(text: str) -> str | None:
+    """A value that fits none of several types."""
+    found = re.search(r"Parser key [\"']([\w.]+)[\"']: Does not validate.*Given value: (.+)$", text)
+    return f"{found.group(1)}: the value {found.group(2)} has the wrong type" if found else None
 
 
 def _stage_keys() -> set[str]:

@@ -121,7 +121,7 @@ class SafePreemption(Checkpoint):
     def _leave(self, trainer: Trainer, flag: int) -> None:
         if flag == 2 and trainer.is_global_zero:
             self._requeue()
-        raise Preempted(f"stopped by the scheduler at step {trainer.global_step}; preempt.ckpt is written")
+        raise Preempted(f"stopped by a signal at step {trainer.global_step}; preempt.ckpt is written")
 
     def _requeue(self) -> None:
         """Ask the scheduler to run the same job again, within ``max_restarts``."""

@@ -141,6 +141,17 @@ class Ledger:
         self.path = Path(path)
         self.folder = self.path.with_suffix(".d")
 
+    def check(self) -> None:
+        """Name a file that is no ledger before any long work.
+
+        Raises:
+            UsageError: if the file exists and is no SQLite database.
+        """
+        if self.path.is_file() and self.path.stat().st_size > 0:
+            with self.path.open("rb") as handle:
+                if handle.read(16) != b"SQLite format 3\x00":
+                    raise UsageError(f"the ledger {self.path} is no SQLite database; move it away, a new one is made")
+
     def _connect(self) -> sqlite3.Connection | None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
@@ -186,6 +197,7 @@ class Ledger:
     def rows(self, method: str | None = None, dataset: str | None = None) -> list[dict[str, Any]]:
         """All records, oldest first, optionally of one method or one data set."""
         records: list[dict[str, Any]] = []
+        self.check()
         if self.path.is_file():
             connection = sqlite3.connect(self.path, timeout=30)
             with closing(connection):

@@ -11,23 +11,39 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from septet.launch.arguments import StageArguments, parse_stage_arguments
+from septet.launch.arguments import StageArguments
 from septet.launch.errors import UsageError
 from septet.launch.lightning_cli import SeptetCLI
 from septet.launch.preemption import PREEMPTED, Preempted
 from septet.launch.quiet import quiet_lightning
 
+_HELP = """\
+septet {stage} -c configs/<slug>/<case>.yaml [options]   (`septet methods list`, `septet methods show SLUG`)
+  -c FILE           configuration, here or in the package; later files go on top
+  --run RUN         an existing run: directory, run id or slug/name (fit resumes it; test, predict evaluate it)
+  --name NAME       of the run (default: the configuration's name)
+  --ckpt_path W     best, last, none or a file
+  --model SLUG      or a full class path; --model.help CLASS, --data.help CLASS list their options
+Everything below is Lightning's own:
+"""
 
-def run_stage(stage: str, arguments: list[str]) -> int:
+
+def run_stage(stage: str, arguments: list[str], parsed: StageArguments | None = None) -> int:
     """Run one Lightning stage; returns the exit code.
+
+    Args:
+        stage: fit, validate, test or predict.
+        arguments: as typed.
+        parsed: the same, taken apart already; None for ``--help``.
 
     Raises:
         UsageError: for everything a user got wrong, before training starts.
     """
-    if any(a in ("-h", "--help") or a.startswith("--print_config") for a in arguments):
-        parsed = StageArguments(stage=stage, argv=arguments) if "-h" in arguments or "--help" in arguments else None
-        return _parse_only(parsed or parse_stage_arguments(stage, arguments))
-    parsed = parse_stage_arguments(stage, arguments)
+    if parsed is None:
+        print(_HELP.format(stage=stage))
+        return _parse_only(StageArguments(stage=stage, argv=arguments))
+    if any(a.startswith("--print_config") for a in arguments):
+        return _parse_only(parsed)
     kept, sys.argv = sys.argv, [sys.argv[0], stage, *parsed.argv]
     environment = dict(os.environ)
     quiet_lightning()
@@ -76,7 +92,7 @@ def _execute(cli: SeptetCLI) -> int:
         cli.run_subcommand()
     except Preempted as stop:
         record.write(cli.trainer, "preempted")
-        print(f"septet: {stop}", file=sys.stderr)
+        print(f"septet: {stop}; go on with `septet fit --run {cli.run}`", file=sys.stderr)
         return PREEMPTED
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and not cli.trainer.interrupted:

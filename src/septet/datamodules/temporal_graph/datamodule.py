@@ -57,6 +57,9 @@ class TemporalGraphEvents(pl.LightningDataModule):
         compact: number the ids of a file anew.
         length: sequence length when ``structure`` is None.
         negative_lists: TGB's pickles, with ``{split}`` for val or test, 0-based ids; default: drawn by ``hist_rnd``.
+        val_ratio: share of events, by time, for validation.
+        test_ratio: share of events, by time, for test.
+        new_node_ratio: share of nodes hidden from training (DyGLib's protocol).
 
     Raises:
         ValueError: see the fields; FileNotFoundError for a missing file.
@@ -80,6 +83,9 @@ class TemporalGraphEvents(pl.LightningDataModule):
         compact: bool = False,
         length: int = 20,
         negative_lists: str | None = None,
+        val_ratio: float = 0.15,
+        test_ratio: float = 0.15,
+        new_node_ratio: float = 0.1,
     ) -> None:
         super().__init__()
         self.source, self.path, self.protocol, self.structure = source, path, protocol, structure
@@ -87,6 +93,7 @@ class TemporalGraphEvents(pl.LightningDataModule):
         self.shuffle, self.new_nodes, self.cache_dir, self.seed = shuffle, new_nodes, cache_dir, seed
         self.predict_path, self.generator, self.compact = predict_path, dict(generator or {}), compact
         self.length = length if structure is None else structure.length
+        self.val_ratio, self.test_ratio, self.new_node_ratio = val_ratio, test_ratio, new_node_ratio
         self._check()
         self._stream: EventStream | None = None
         self._links: dict[str, Links] = {}
@@ -124,7 +131,12 @@ class TemporalGraphEvents(pl.LightningDataModule):
             return
         self.prepare_data()
         stream = self._read()
-        self.splits: Splits = dyglib_split(stream) if self.protocol == "dyglib" else tgb_split(stream)
+        ratios = (self.val_ratio, self.test_ratio)
+        self.splits: Splits = (
+            dyglib_split(stream, *ratios, self.new_node_ratio)
+            if self.protocol == "dyglib"
+            else tgb_split(stream, *ratios)
+        )
         train = self.splits.train
         edges = torch.arange(1, len(stream) + 1)
         src, dst, time = stream.src, stream.dst, stream.time

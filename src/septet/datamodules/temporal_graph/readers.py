@@ -52,7 +52,12 @@ def read_events(
         raise ValueError(f"id_base={id_base}: give 0 or 1")
     fmt = _guess(path) if fmt == "auto" else fmt
     columns = _READERS[fmt](path)
-    return _stream(columns, _name(path), id_base, compact, relative_time)
+    if len(columns["src"]) == 0:
+        raise ValueError(f"{path} holds no events")
+    try:
+        return _stream(columns, _name(path), id_base, compact, relative_time)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _name(path: Path) -> str:

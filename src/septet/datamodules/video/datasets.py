@@ -87,7 +87,7 @@ class SimulatedClips(Dataset[ClipSample]):
         with np.load(file) as stored:
             columns = {k: torch.from_numpy(stored[k]) for k in stored}
         for i in range(self.count):
-            row = {k: v[i] for k, v in columns.items()}
+            row: dict[str, Any] = {k: v[i] for k, v in columns.items()}
             self._clips[i] = ClipSample(**row, camera=s.camera, fps=s.fps, clip_id=f"simulator_{self.first_seed + i}")
 
 

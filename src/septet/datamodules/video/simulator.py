@@ -150,13 +150,14 @@ class StreetSimulator:
             _wall_colour(scene, side, z, y, depth),
             _ground_colour(scene, x, z, depth, self.detail),
         )
-        colour = np.where(np.isfinite(nearest)[..., None], colour, np.float32([150, 180, 215]))
+        colour = np.where(np.isfinite(nearest)[..., None], colour, np.array([150, 180, 215], np.float32))
         depth, colour = self._draw_movers(scene, rays, centre, time, depth, colour)
         haze = np.exp(-depth / FOG)[..., None]
-        colour = colour * haze + np.float32([175, 190, 205]) * (1 - haze)
+        colour = colour * haze + np.array([175, 190, 205], np.float32) * (1 - haze)
         s = self.supersample
         small = colour.reshape(self.height, s, self.width, s, 3).mean((1, 3))
-        return np.clip(np.rint(small), 0, 255).astype(np.uint8).transpose(2, 0, 1)
+        result: np.ndarray = np.clip(np.rint(small), 0, 255).astype(np.uint8).transpose(2, 0, 1)
+        return result
 
     def _draw_movers(
         self, scene: Scene, rays: np.ndarray, centre: np.ndarray, time: int, depth: np.ndarray, colour: np.ndarray
@@ -164,14 +165,14 @@ class StreetSimulator:
         """Put boxes 1.8 x 1.6 x 4 m over the picture where they are nearer."""
         for number, (start, lateral, speed) in enumerate(scene.movers):
             low = np.array([lateral - 0.9, self.camera_height - 1.6, start + speed * time]) - centre * [1, 0, 1]
-            high = low + [1.8, 1.6, 4.0]
+            high = [*low, 1.8, 1.6, 4.0]
             with np.errstate(divide="ignore", invalid="ignore"):
                 a, b = low / rays, high / rays
             near = np.nanmax(np.minimum(a, b), -1)
             far = np.nanmin(np.maximum(a, b), -1)
             hit = (near < far) & (near > 0.1) & (near < depth)
             shade = 60 + 120 * float(_hash(np.array([number]), np.array([7]), scene.salt)[0])
-            paint = np.float32([shade, 40 + 20 * number % 60, 200 - shade])
+            paint = np.array([shade, 40 + 20 * number % 60, 200 - shade], np.float32)
             depth = np.where(hit, near, depth).astype(np.float32)
             colour = np.where(hit[..., None], paint, colour)
         return depth, colour
@@ -224,7 +225,9 @@ def _ground_colour(scene: Scene, x: np.ndarray, z: np.ndarray, depth: np.ndarray
     fine = _hash(_cell(x, 0.27), _cell(z, 0.27), scene.salt + 1) - 0.5
     level = 70 + 70 * tile + 255 * detail * fine * np.exp(-depth / 15)
     road = np.abs(x) < ROAD
-    colour = level[..., None] + np.where(road[..., None], scene.tint[0] - 15, scene.tint[1] + np.float32([5, 30, 0]))
+    colour = level[..., None] + np.where(
+        road[..., None], scene.tint[0] - 15, scene.tint[1] + np.array([5, 30, 0], np.float32)
+    )
     side = np.abs(np.abs(x) - ROAD + 0.25) < 0.09
     dash = (np.abs(x) < 0.09) & (np.mod(z, 6.0) < 3.0)
     return np.where((side | dash)[..., None], np.float32(235), colour)
@@ -237,9 +240,10 @@ def _wall_colour(scene: Scene, side: np.ndarray, z: np.ndarray, y: np.ndarray, d
     base = 60 + 150 * np.stack(parts, -1) + scene.tint[2]
     window = (np.mod(z, 2.5) > 0.8) & (np.mod(y, 1.7) > 0.7)
     lit = _hash(_cell(z, 2.5), _cell(y, 1.7) * 3 + side, scene.salt + 3)
-    panes = (25 + 90 * lit)[..., None] + np.float32([0, 8, 20])
+    panes = (25 + 90 * lit)[..., None] + np.array([0, 8, 20], np.float32)
     shade = (0.5 + 0.5 * np.exp(-depth / 60))[..., None]
-    return np.where(window[..., None], panes, base) * shade
+    result: np.ndarray = np.where(window[..., None], panes, base) * shade
+    return result
 
 
 def _cell(value: np.ndarray, size: float) -> np.ndarray:
@@ -252,4 +256,5 @@ def _hash(a: np.ndarray, b: np.ndarray, salt: int) -> np.ndarray:
     word = (word ^ (word >> np.uint32(16))) * np.uint32(0x45D9F3B)
     word = (word ^ (word >> np.uint32(16))) * np.uint32(0x45D9F3B)
     word ^= word >> np.uint32(16)
-    return (word >> np.uint32(8)).astype(np.float32) / np.float32(2**24)
+    result: np.ndarray = (word >> np.uint32(8)).astype(np.float32) / np.float32(2**24)
+    return result

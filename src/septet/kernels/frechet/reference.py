@@ -40,7 +40,8 @@ def frechet_distance(m1: Tensor, c1: Tensor, m2: Tensor, c2: Tensor) -> Tensor:
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     inner = root @ c2 @ root
     cross = torch.linalg.eigvalsh((inner + inner.T) / 2).clamp_min(0).sqrt().sum()
-    return (m1 - m2).square().sum() + c1.trace() + c2.trace() - 2 * cross
+    result: Tensor = (m1 - m2).square().sum() + c1.trace() + c2.trace() - 2 * cross
+    return result
 
 
 def frechet_from_features(real: Tensor, fake: Tensor) -> Tensor:
@@ -64,13 +65,15 @@ def frechet_from_features(real: Tensor, fake: Tensor) -> Tensor:
         raise ValueError(f"features of widths {real.shape[1]} and {fake.shape[1]}: use one extractor for both")
     shift = (real.mean(0) - fake.mean(0)).square().sum()
     a, b = _factor(real), _factor(fake)
-    return shift + a.square().sum() + b.square().sum() - 2 * torch.linalg.svdvals(a @ b.T).sum()
+    result: Tensor = shift + a.square().sum() + b.square().sum() - 2 * torch.linalg.svdvals(a @ b.T).sum()
+    return result
 
 
 def _factor(features: Tensor) -> Tensor:
     """A matrix F of at most D rows with ``F^T F`` the unbiased covariance."""
     centred = (features - features.mean(0)) / (len(features) - 1) ** 0.5
-    return torch.linalg.qr(centred, mode="r")[1] if len(centred) > centred.shape[1] else centred
+    result: Tensor = torch.linalg.qr(centred, mode="r")[1] if len(centred) > centred.shape[1] else centred
+    return result
 
 
 def _checked(features: Tensor, name: str) -> Tensor:

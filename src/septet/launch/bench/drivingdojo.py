@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,14 @@ def _decode_rows(quick: bool) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "a.jpg"
             path.write_bytes(buffer.getvalue())
-            ours = _median(lambda path=path: read_image(path, (320, 576)), repeats)
-            theirs = _median(lambda path=path: _official_read(path), repeats)
+            ours = _median(partial(read_image, path, (320, 576)), repeats)
+            theirs = _median(partial(_official_read, path), repeats)
             gap = np.abs(read_image(path, (320, 576)).astype(int) - _official_read(path).transpose(2, 0, 1).astype(int))
         rows.append(
             _row(
-                f"decode {name} JPEG to 576x320", 1 / ours, "frames/CPU s", peer="Pillow decode + resize (official reader's way)",
-                peer_value=1 / theirs, ratio=theirs / ours, limit="JPEG decoding itself" if name == "576x320" else "aim >= 3x",
+                f"decode {name} JPEG to 576x320", 1 / ours, "frames/CPU s", peer_value=1 / theirs, ratio=theirs / ours,
+                peer="Pillow decode + resize (official reader's way)",
+                limit="JPEG decoding itself" if name == "576x320" else "aim >= 3x",
                 note=f"mean absolute pixel difference {gap.mean():.2f}, largest {gap.max()}",
             )
         )  # fmt: skip
@@ -89,8 +91,8 @@ def _official_read(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB").resize((576, 320)))
 
 
-def _cases(device: str, quick: bool) -> list[tuple[str, dict[str, Any], int]]:
-    """Name, settings and batch of the models that are timed."""
+def _cases(device: str) -> list[tuple[str, dict[str, Any], int]]:
+    """Name, settings and batch of the models that are timed; ``small`` on a GPU only."""
     cases: list[tuple[str, dict[str, Any], int]] = [("tiny, 7 pairs of 32x64", {"size": "tiny"}, 1)]
     small = {"size": "small", "frame_size": (64, 128), "frames": 16}
     if device != "cpu":
@@ -98,8 +100,6 @@ def _cases(device: str, quick: bool) -> list[tuple[str, dict[str, Any], int]]:
             cases.append((f"small, 16 frames of 64x128, batch {batch}", small, batch))
             saving = small | {"gradient_checkpointing": True}
             cases.append((f"small, 16 frames of 64x128, batch {batch}, checkpointing", saving, batch))
-    elif not quick:
-        cases.append(("small, 16 frames of 64x128, batch 1", small, 1))
     return cases
 
 
@@ -113,7 +113,7 @@ def _clip(model: WorldModel, batch: int, device: str) -> tuple[torch.Tensor, tor
 def _train_rows(device: str, quick: bool) -> list[dict[str, Any]]:
     """Forward, backward and AdamW; bf16 on a GPU."""
     rows = []
-    for name, settings, batch in _cases(device, quick):
+    for name, settings, batch in _cases(device):
         model = WorldModel(**settings)
         model.configure_model()
         model.to(device).train()
@@ -142,7 +142,7 @@ def _train_rows(device: str, quick: bool) -> list[dict[str, Any]]:
 def _sampling_rows(device: str, quick: bool) -> list[dict[str, Any]]:
     """Milliseconds per dreamed frame, and until the first frame of a stream."""
     rows = []
-    for name, settings, batch in _cases(device, quick):
+    for name, settings, batch in _cases(device):
         if batch > 1 or "checkpointing" in name:
             continue
         model = WorldModel(**settings).eval()
@@ -151,15 +151,18 @@ def _sampling_rows(device: str, quick: bool) -> list[dict[str, Any]]:
         frames, actions = _clip(model, 1, device)
         for method, steps in (("euler", 4),) if quick else (("euler", 4), ("euler", 8), ("heun", 4), ("dpmpp_2m", 4)):
             seconds = _median(
-                lambda model=model, a=(frames[:, :1], actions), m=method, s=steps: model.generate(*a, method=m, steps=s),
+                partial(model.generate, frames[:, :1], actions, method=method, steps=steps),
                 2 if quick else 5, device,
             )  # fmt: skip
             rows.append(_row(f"dream: {name}, {method} {steps}", 1000 * seconds / actions.shape[1], "ms/frame"))
-        first = _median(
-            lambda model=model, f=frames[:, :1], a=actions[0]: next(model.dream(f, a)), 2 if quick else 5, device
-        )
+        first = _median(partial(_first_frame, model, frames[:, :1], actions[0]), 2 if quick else 5, device)
         rows.append(_row(f"first frame of a stream: {name}", 1000 * first, "ms"))
     return rows
+
+
+def _first_frame(model: WorldModel, first: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    """The first frame of a stream."""
+    return next(model.dream(first, actions))
 
 
 def _aif_rows(quick: bool) -> list[dict[str, Any]]:
@@ -183,6 +186,6 @@ def _aif_rows(quick: bool) -> list[dict[str, Any]]:
         ("pycolmap global, sequential:10", PycolmapEstimator(matcher="sequential:10", max_features=2048)),
         ("pycolmap incremental, sequential:10", PycolmapEstimator("incremental", "sequential:10", 2048)),
     ):
-        seconds = _median(lambda e=estimator: e.estimate(clip.frames, clip.camera), 1)
+        seconds = _median(partial(estimator.estimate, clip.frames, clip.camera), 1)
         rows.append(_row(f"AIF: {name}, 12 frames of 160x288", 60 / seconds, "clips/CPU min", note="one thread"))
     return rows

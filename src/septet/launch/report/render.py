@@ -40,7 +40,7 @@ def write_report(report: Report, out: Path) -> Path:
         "rows": report.rows,
         "runs": runs,
         "notes": report.notes,
-        "finished": len(report.records),
+        "finished": sum(r.get("stage") != "fit" for r in report.records),
         "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "version": __version__,
     }

@@ -71,10 +71,12 @@ class TinyAutoencoderCodec(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """uint8 ``(B, T, 3, H, W)`` to latents ``(B, T, C, h, w)``."""
         latents: Tensor = self.net.encode(to_unit(frames).flatten(0, 1)).latents
-        return latents.unflatten(0, frames.shape[:2])
+        result: Tensor = latents.unflatten(0, frames.shape[:2])
+        return result
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents ``(B, T, C, h, w)`` to uint8 ``(B, T, 3, H, W)``."""
         images: Tensor = self.net.decode(latents.flatten(0, 1)).sample
-        return to_bytes(images).unflatten(0, latents.shape[:2])
+        result: Tensor = to_bytes(images).unflatten(0, latents.shape[:2])
+        return result

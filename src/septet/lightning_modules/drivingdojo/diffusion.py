@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -100,7 +101,7 @@ def sample(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Tenso
     sigmas = sigmas.to(x.device, x.dtype)
     if method == "dpmpp_2m":
         return _dpmpp_2m(denoise, x, sigmas)
-    for now, then in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, then in itertools.pairwise(sigmas):
         slope = (x - denoise(x, now)) / now
         moved = x + slope * (then - now)
         if method == "heun" and then > 0:
@@ -114,7 +115,7 @@ def _dpmpp_2m(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Te
     """Second-order multistep solver in log sigma; the first step and the step to 0 are of first order."""
     previous: Tensor | None = None
     last_h = x.new_zeros(())
-    for now, then in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, then in itertools.pairwise(sigmas):
         clean = denoise(x, now)
         if then == 0:
             return clean

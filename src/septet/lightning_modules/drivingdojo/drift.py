@@ -20,7 +20,8 @@ def decibel(error: Tensor) -> Tensor:
 
 def colour_drift(frames: Tensor, first: Tensor) -> Tensor:
     """Distance of a frame's mean colour to the first frame's, grey levels: ``(B, T, 3, H, W)`` -> ``(B, T)``."""
-    return (frames.float().mean((-1, -2)) - first.float().mean((-1, -2)).unsqueeze(1)).norm(dim=-1)
+    result: Tensor = (frames.float().mean((-1, -2)) - first.float().mean((-1, -2)).unsqueeze(1)).norm(dim=-1)
+    return result
 
 
 def seam_jump(frames: Tensor, seams: Sequence[int]) -> float:

@@ -79,7 +79,8 @@ class PycolmapEstimator:
         process.join()
         if answer is None:
             return Trajectory.failed(len(frames), reason="timeout")
-        return Trajectory(*(torch.from_numpy(a) for a in answer[:3]), answer[3])
+        R, C, valid = (torch.from_numpy(a) for a in answer[:3])
+        return Trajectory(R, C, valid, answer[3])
 
     def _run(self, frames: Tensor, camera: Any, mask: Tensor | None) -> Trajectory:
         """Extract, match and map in a temporary folder."""
@@ -212,9 +213,10 @@ class OpenCVEstimator:
         if camera is None or camera.model != "PINHOLE":
             raise ValueError("the OpenCV estimator needs a PINHOLE camera")
         try:
-            import cv2
+            import cv2 as library
         except ImportError as error:
             raise ImportError(_MISSING.format("OpenCV")) from error
+        cv2: Any = library
         cv2.setRNGSeed(0)
         fx, fy, cx, cy = camera.params
         intrinsics = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1.0]])
@@ -255,8 +257,8 @@ def _two_view(cv2: Any, a: Any, b: Any, intrinsics: np.ndarray) -> tuple[np.ndar
     good = [p[0] for p in pairs if len(p) == 2 and p[0].distance < 0.8 * p[1].distance]
     if len(good) < 8:
         return None
-    left = np.float64([a[0][m.queryIdx].pt for m in good])
-    right = np.float64([b[0][m.trainIdx].pt for m in good])
+    left = np.array([a[0][m.queryIdx].pt for m in good], np.float64)
+    right = np.array([b[0][m.trainIdx].pt for m in good], np.float64)
     flow = float(np.median(np.linalg.norm(right - left, axis=1)))
     if flow < 0.3:
         return np.eye(3), np.zeros(3), flow

@@ -82,7 +82,8 @@ class InverseDynamics(Task):
         """Motions ``(B, T-1, 3)`` of clips ``(B, T, 3, H, W)`` in [-1, 1]."""
         assert self.net is not None
         pairs = self.net(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
-        return pairs.view(len(frames), -1, 3)
+        result: Tensor = pairs.view(len(frames), -1, 3)
+        return result
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Smooth L1 over all pairs of the batch."""
@@ -178,7 +179,8 @@ def small_frames(frames: Tensor) -> Tensor:
     if tuple(frames.shape[-2:]) == SIZE:
         return scaled
     small = F.interpolate(scaled.flatten(0, -4), SIZE, mode="area")
-    return small.unflatten(0, frames.shape[:-3])
+    result: Tensor = small.unflatten(0, frames.shape[:-3])
+    return result
 
 
 def normal_flow(frames: Tensor) -> float:

@@ -159,7 +159,7 @@ def _errors(clip: Tensor, step: Tensor) -> dict[str, float]:
 
 def _regression(step: Tensor) -> dict[str, float]:
     """Ordinary least squares and Pearson correlation of the estimate on the command."""
-    values = {}
+    values: dict[str, float] = {}
     for axis, name in enumerate(("forward", "right")):
         slope = corr = math.nan
         if len(step) > 1:

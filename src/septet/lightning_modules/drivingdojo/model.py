@@ -91,7 +91,7 @@ class NextFrameUNet(nn.Module):
             drop_image: items without their image ``(B,)`` bool.
             drop_action: items without their actions ``(B,)`` bool.
         """
-        batch, frames = known.shape
+        frames = known.shape[1]
         before = torch.cat([torch.zeros_like(clean[:, :1]), clean[:, :-1]], 1)
         before = before.masked_fill(drop_image[:, None, None, None, None], 0)
         steps = frame_features(actions, yaw)[..., :3].masked_fill(drop_action[:, None, None], 0)
@@ -247,10 +247,12 @@ class SpatioTemporalDiT(nn.Module):
             return None
         arriving = torch.cat([torch.zeros_like(actions[:, :1]), actions], 1)
         token = self.token(arriving).masked_fill(drop_action[:, None, None], 0)
-        return token.flatten(0, 1).unsqueeze(1)
+        result: Tensor = token.flatten(0, 1).unsqueeze(1)
+        return result
 
     def _unpatch(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """Tokens ``(B, T, L, C p p)`` to latents ``(B, T, C, h, w)``."""
         p = self.patch
         h = tokens.unflatten(2, (height // p, width // p)).unflatten(-1, (-1, p, p))
-        return h.permute(0, 1, 4, 2, 5, 3, 6).reshape(*tokens.shape[:2], -1, height, width)
+        result: Tensor = h.permute(0, 1, 4, 2, 5, 3, 6).reshape(*tokens.shape[:2], -1, height, width)
+        return result

@@ -158,7 +158,8 @@ class WorldModel(Task):
         weight = edm_precondition(sigma, self.preset.sigma_data, self.preset.form).weight
         error = (denoised - clean).square().mean((2, 3, 4)).float() * weight.float()
         unknown = (~known).float()
-        return ((error * unknown).sum(1) / unknown.sum(1)).mean()
+        result: Tensor = ((error * unknown).sum(1) / unknown.sum(1)).mean()
+        return result
 
     def denoise(
         self, x: Tensor, sigma: Tensor, given: Tensor, known: Tensor, actions: Tensor, yaw: Tensor | None,
@@ -175,8 +176,9 @@ class WorldModel(Task):
 
     def _see(self, frames: Tensor) -> None:
         """Show frame 0 to nets that read an image token."""
-        if hasattr(self.net, "see"):
-            self.net.see(frames[:, 0])
+        see = getattr(self.net, "see", None)
+        if see is not None:
+            see(frames[:, 0])
 
     def _draw_sigma(self, batch: int, count: int, device: torch.device) -> Tensor:
         """One level per frame for next-frame nets, one per clip for whole-clip nets."""

@@ -34,11 +34,12 @@ def planned_steps(trainer: Any) -> int:
     """
     if trainer.max_steps > 0 and (trainer.max_epochs is None or trainer.max_epochs <= 0):
         return int(trainer.max_steps)
-    data = getattr(trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(data, "part"):
         return int(trainer.estimated_stepping_batches)
     batches = math.ceil(math.ceil(len(data.part("train")) / data.batch_size) / trainer.world_size)
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     total = max(1, math.ceil(batches / trainer.accumulate_grad_batches)) * max(1, trainer.max_epochs or 1)
-    return min(total, trainer.max_steps) if trainer.max_steps > 0 else total
+    result: int = min(total, trainer.max_steps) if trainer.max_steps > 0 else total
+    return result

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="attr-defined, union-attr, operator, arg-type"
 """Stable Video Diffusion as a world model: a per-frame context for diffusers' UNet, its temporal VAE, LoRA.
 
 The only module that imports diffusers' video classes. Weights come by path; none ship.
@@ -149,7 +150,8 @@ class VideoVAE(nn.Module):
         """Mode of the posterior times 0.18215, ``(B, T, C, h, w)``."""
         images = to_unit(frames, self.net.dtype).flatten(0, 1)
         latents: Tensor = self.net.encode(images).latent_dist.mode() * SCALE
-        return latents.unflatten(0, frames.shape[:2])
+        result: Tensor = latents.unflatten(0, frames.shape[:2])
+        return result
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -210,8 +212,9 @@ class SVDNet(nn.Module):
         image = image.masked_fill(off, 0)
         level = torch.where(known, torch.full_like(c_noise, -1.55), c_noise)
         ids = torch.tensor([[self.condition.fps, self.condition.motion_bucket, self.condition.noise_aug]])
+        context = self._context(actions, drop_image, drop_action, frames)
         out: Tensor = self.unet(
-            torch.cat([x, image.to(x.dtype)], 2), level.to(x.dtype), self._context(actions, drop_image, drop_action, frames),
+            torch.cat([x, image.to(x.dtype)], 2), level.to(x.dtype), context,
             ids.expand(batch, -1).to(x), temporal_context=self.temporal_context,
         )[0]  # fmt: skip
         return out

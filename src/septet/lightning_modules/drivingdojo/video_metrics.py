@@ -31,7 +31,9 @@ class FeatureExtractor(nn.Module):
         weights_path: str | Path | None = None, kind: str = "frd",
     ) -> None:  # fmt: skip
         super().__init__()
-        self.module, self.preprocess, self.name, self.kind = module.eval().requires_grad_(False), preprocess, name, kind
+        self.module, self.preprocess, self.name, self.kind = module.eval(), preprocess, name, kind
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
         self.sha256 = "" if weights_path is None else hashlib.sha256(Path(weights_path).read_bytes()).hexdigest()
 
     @property

@@ -40,17 +40,16 @@ def quadruple_center_triplet(
     classes, y = torch.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"the batch holds {len(classes)} class: the centre loss needs at least two (p >= 2)")
-    cell = F.one_hot(y * 4 + streams, 4 * len(classes)).to(x.dtype)
-    count = cell.sum(0)
-    _every_stream(count, classes)
-    sums = (cell.T @ x).view(len(classes), 4, -1)
-    number = count.view(len(classes), 4, 1)
-    by_modality = sums.view(len(classes), 2, 2, -1).sum(2) / number.view(len(classes), 2, 2, 1).sum(2)
-    positive = torch.linalg.vector_norm(x - by_modality[y, 1 - streams // 2], dim=1).mean()
-    total = (1 - alpha) * positive + _push(x, sums.sum(1) / number.sum(1), y, margin)
+    _every_stream(torch.bincount(y * 4 + streams, minlength=4 * len(classes)), classes)
+    groups = [(y, len(classes)), (y * 2 + streams // 2, 2 * len(classes))]
+    groups += [(y * 4 + streams, 4 * len(classes))] if alpha > 0 else []
+    members = [F.one_hot(index, size).to(x.dtype) for index, size in groups]
+    means = torch.cat([m / m.sum(0) for m in members], 1).T @ x
+    whole, by_modality, *by_stream = means.split([size for _, size in groups])
+    other = members[1].view(-1, len(classes), 2).flip(2).flatten(1) @ by_modality
+    total = (1 - alpha) * torch.linalg.vector_norm(x - other, dim=1).mean() + _push(x, whole, y, margin)
     if alpha > 0:
-        own = (sums / number)[y, streams]
-        total = total + alpha * torch.linalg.vector_norm(x - own, dim=1).mean()
+        total = total + alpha * torch.linalg.vector_norm(x - members[2] @ by_stream[0], dim=1).mean()
     loss: Tensor = total / 2
     return loss
 
