@@ -6,7 +6,7 @@ import argparse
 import glob
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def _weights(text: str) -> dict[str, float]:
     return found
 
 
-def candidates(options: argparse.Namespace, scenario: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
+def candidates(options: argparse.Namespace, scenario: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int]:
     """Plausible records that equal the scenario's fields, and the number put into quarantine."""
     records = [record for path in options.records for _, record in read_records(path)]
     default = Path(os.environ.get("SEPTET_RUNS", "runs")) / "ledger.sqlite"

@@ -23,7 +23,7 @@ COMMANDS = {
     "doctor": ("septet.launch.doctor", "what works on this machine, and the remedy for what does not"),
     "bench": ("septet.launch.bench", "measure every figure that the READMEs quote"),
     "launch": ("septet.launch.slurm.commands", "render, submit and follow SLURM jobs"),
-    "assign": ("", "which model and data set for a scenario (SMAP over the ledger)"),
+    "assign": ("septet.launch.assign", "which model and data set for a scenario (SMAP over the ledger)"),
     "logs": ("septet.launch.logs", "synchronise offline logs"),
 }
 

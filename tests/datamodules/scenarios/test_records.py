@@ -52,9 +52,9 @@ def test_keys_equal_the_golden_ones():
 
 
 def test_fields_that_collide_or_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="both read 'mask'"):
+    with pytest.raises(ValueError, match=r"both read 'mask'"):
         canonical_key({**RECORD, "protocol": {"mask": 1, " MASK ": 2}})
-    with pytest.raises(ValueError, match="protocol.x is inf"):
+    with pytest.raises(ValueError, match=r"protocol\.x is inf"):
         canonical_key({**RECORD, "protocol": {"x": math.inf}})
 
 
@@ -144,7 +144,11 @@ def test_the_copied_rows_of_libcity_are_found():
     from septet.datamodules.scenarios.builders import read_csv
 
     expected = load("plausibility_libcity.json")
-    rows = [r for r in read_csv(shared_data("scenarios/traffic/libcity_ranking.csv.gz")) if r["scenario"] == expected["scenario"]]
+    rows = [
+        r
+        for r in read_csv(shared_data("scenarios/traffic/libcity_ranking.csv.gz"))
+        if r["scenario"] == expected["scenario"]
+    ]
     records = [
         {
             "scenario": {"task": r["scenario"], "metric": r["metric"], "horizon": r["at"], "direction": "min"},
@@ -154,5 +158,7 @@ def test_the_copied_rows_of_libcity_are_found():
     ]  # fmt: skip
     verdict = plausibility(records)
     assert {v: verdict.count(v) for v in set(verdict)} == expected["counts"]
-    copied = sorted([r["dataset"], r["model"], r["metric"], r["at"]] for r, v in zip(rows, verdict, strict=True) if v == "copied")
+    copied = sorted(
+        [r["dataset"], r["model"], r["metric"], r["at"]] for r, v in zip(rows, verdict, strict=True) if v == "copied"
+    )
     assert copied == sorted(expected["copied"])

@@ -58,7 +58,9 @@ def test_gradients_are_those_of_float64_differences():
 def test_a_key_on_the_query_has_a_finite_gradient():
     query = torch.zeros(1, 1, 2, requires_grad=True)
     one = torch.zeros(1)
-    gated_recall(query, torch.zeros(1, 1, 2), torch.tensor([0]), torch.ones(1), one, temperature=one, gate=one, tau=1.0).sum().backward()
+    gated_recall(
+        query, torch.zeros(1, 1, 2), torch.tensor([0]), torch.ones(1), one, temperature=one, gate=one, tau=1.0
+    ).sum().backward()
     assert torch.isfinite(query.grad).all()
 
 
@@ -66,7 +68,12 @@ def test_dense_recall_equals_the_records_one_by_one():
     g = torch.Generator().manual_seed(0)
     heads, queries, columns, models, width = 2, 3, 5, 4, 3
     draw = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)  # noqa: E731
-    query, keys, values, prior = draw(heads, queries, width), draw(heads, columns, width), draw(columns, models), draw(queries, models)
+    query, keys, values, prior = (
+        draw(heads, queries, width),
+        draw(heads, columns, width),
+        draw(columns, models),
+        draw(queries, models),
+    )
     seen, mask = torch.rand(columns, models, generator=g) > 0.3, torch.rand(queries, columns, generator=g) > 0.3
     seen[:, 3] = False
     mask[2] = False

@@ -129,7 +129,9 @@ def test_match_by_scenario_and_dataset(tmp_path):
             for model in ("A", "B"):
                 store.write(record(model=model, dataset=name))
         assert len(store.match({"task": " T "})) == 4
-        assert [e["record"]["dataset"]["name"] for e in store.match({"task": "t"}, {"name": "metrla"})] == ["METR-LA"] * 2
+        assert [e["record"]["dataset"]["name"] for e in store.match({"task": "t"}, {"name": "metrla"})] == [
+            "METR-LA"
+        ] * 2
         assert store.match({"task": "t", "horizon": 3}) == []
 
 

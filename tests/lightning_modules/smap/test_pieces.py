@@ -28,7 +28,9 @@ def test_losses_equal_the_golden_values():
         t = case["temperature"]
         assert float(listnet(score, z, mask, t)) == pytest.approx(case["listnet"], abs=1e-9)
         assert float(bpr(score, z, mask, case["delta"], t)) == pytest.approx(case["bpr"], abs=1e-9)
-        expected = 0.0 if case["pinball"] is None else case["pinball"]  # undefined on an empty mask; 0 keeps sums usable
+        expected = (
+            0.0 if case["pinball"] is None else case["pinball"]
+        )  # undefined on an empty mask; 0 keeps sums usable
         assert float(pinball(pred, target, case["quantiles"], mask)) == pytest.approx(expected, abs=1e-9)
 
 
@@ -38,7 +40,9 @@ def test_nan_in_masked_cells_reaches_no_gradient():
     mask[1, 2] = False
     z = torch.randn(4, 3).masked_fill(~mask, torch.nan)
     pred = score[..., None].expand(4, 3, 2)
-    total = listnet(score, z, mask) + bpr(score, z, mask) + pinball(pred, z, [0.1, 0.9], mask) + link_bce(score, z, mask)
+    total = (
+        listnet(score, z, mask) + bpr(score, z, mask) + pinball(pred, z, [0.1, 0.9], mask) + link_bce(score, z, mask)
+    )
     total.backward()
     assert torch.isfinite(score.grad).all()
     assert score.grad[1, 2] == 0
@@ -71,7 +75,9 @@ def test_conformal_quantiles_equal_the_golden_values():
 def test_the_latency_law_equals_the_golden_values():
     case = load("numeric.json")["latency_law"]
     law = LatencyLaw.fit(case["size"], case["latency"], case["model"], case["n_models"])
-    found = np.array([law.predict(np.full(len(case["query_size"]), m), case["query_size"]) for m in range(case["n_models"])])
+    found = np.array(
+        [law.predict(np.full(len(case["query_size"]), m), case["query_size"]) for m in range(case["n_models"])]
+    )
     np.testing.assert_allclose(found, np.array(case["predicted"]), rtol=1e-9)
     for size, latency, model, match in (
         ([1, -1], [1, 1], [0, 0], "positive"), ([1], [1, 2], [0], "one length"), ([1], [1], [5], "out of range"),
@@ -84,7 +90,9 @@ def test_the_latency_law_equals_the_golden_values():
 
 def test_solve_equals_enumeration_in_the_golden_problems():
     for case in load("assign_small.json"):
-        found = solve(case["utility"], case["allowed"], cost=case["cost"], budget=case["budget"], capacity=case["capacity"])
+        found = solve(
+            case["utility"], case["allowed"], cost=case["cost"], budget=case["budget"], capacity=case["capacity"]
+        )
         assert (found.status, found.blocked) == (case["status"], case["blocked"])
         if case["value"] is None:
             assert found.value is None

@@ -60,7 +60,7 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         drop_unpaired: leave out identities that one modality lacks.
         shared_crop: twins share crop and flip.
         exchange_first: channel exchange before Normalize.
-        shuffle_infrared: permute the infrared identities of training: the control, which must end at chance.
+        shuffle_infrared: permute the infrared identities of training: the control.
         generator: ``preset``, ``seed``, ``difficulty`` of a generated set.
         predict_query: folder of query images for ``predict``; default the test queries.
         predict_gallery: folder searched in ``predict``; default the test gallery.

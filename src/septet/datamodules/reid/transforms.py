@@ -68,6 +68,9 @@ def channel_scale(image: Tensor, rng: random.Random, *, p: float = 0.5) -> Tenso
     return _scale(image.clone(), rng, p)
 
 
+Box = tuple[slice, slice]
+
+
 def _erase(
     image: Tensor,
     rng: random.Random,
@@ -77,19 +80,32 @@ def _erase(
     fill: tuple[float, float, float] = FILL,
 ) -> Tensor:
     """:func:`random_erasing` in place."""
+    box = _erase_box(image.shape[1], image.shape[2], rng, p, area, min_aspect)
+    if box is not None:
+        for channel, value in enumerate(fill):
+            image[channel][box] = value
+    return image
+
+
+def _erase_box(
+    height: int,
+    width: int,
+    rng: random.Random,
+    p: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.4),
+    min_aspect: float = 0.3,
+) -> Box | None:
+    """The rectangle to erase, or None."""
     if rng.uniform(0, 1) > p:
-        return image
-    height, width = image.shape[1:]
+        return None
     for _ in range(100):
         target = rng.uniform(*area) * height * width
         aspect = rng.uniform(min_aspect, 1 / min_aspect)
         h, w = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
         if w < width and h < height:
             top, left = rng.randint(0, height - h), rng.randint(0, width - w)
-            for channel, value in enumerate(fill):
-                image[channel, top : top + h, left : left + w] = value
-            return image
-    return image
+            return slice(top, top + h), slice(left, left + w)
+    return None
 
 
 def _exchange(image: Tensor, rng: random.Random, gray: int = 2) -> Tensor:
@@ -98,11 +114,19 @@ def _exchange(image: Tensor, rng: random.Random, gray: int = 2) -> Tensor:
     return _luma(image) if k == 3 else _copy_channel(image, k)
 
 
+def _adaptive_choice(rng: random.Random, p: float = 0.5) -> str:
+    """What :func:`channel_adaptive_gray` does: ``green``, ``none`` or ``luma``."""
+    if rng.randint(0, 1) == 0:
+        return "green"
+    return "none" if rng.uniform(0, 1) > p else "luma"
+
+
 def _adaptive_gray(image: Tensor, rng: random.Random, p: float = 0.5) -> Tensor:
     """:func:`channel_adaptive_gray` in place."""
-    if rng.randint(0, 1) == 0:
+    choice = _adaptive_choice(rng, p)
+    if choice == "green":
         return _copy_channel(image, 1)
-    return image if rng.uniform(0, 1) > p else _luma(image)
+    return image if choice == "none" else _luma(image)
 
 
 def _scale(image: Tensor, rng: random.Random, p: float = 0.5) -> Tensor:
@@ -226,8 +250,31 @@ class QuadAugmentation:
         for number, (image, index) in enumerate(zip(images, indices, strict=True)):
             planes = np.ascontiguousarray(image.transpose(2, 0, 1))
             for name, batch in zip(names, batches, strict=True):
-                row = batch[number]
-                write_crop(row.numpy(), self.colour(planes, name, epoch, index), self.draws(name, epoch, index))
-                row.mul_(SCALE).add_(SHIFT)
-                self.after(row, name, epoch, index)
+                self._write(batch[number], planes, name, epoch, index)
         return batches
+
+    def _write(self, row: Tensor, planes: NDArray[np.uint8], stream: str, epoch: int, index: int) -> None:
+        """One augmented image; where one channel is copied to all at the end, only that one is computed."""
+        coloured, crop = self.colour(planes, stream, epoch, index), self.draws(stream, epoch, index)
+        only = self._only_channel(row, stream, epoch, index)
+        if only is None:
+            write_crop(row.numpy(), coloured, crop)
+            row.mul_(SCALE).add_(SHIFT)
+            self.after(row, stream, epoch, index)
+            return
+        k, box = only
+        write_crop(row.numpy()[k : k + 1], coloured[k : k + 1] if len(coloured) == 3 else coloured, crop)
+        row[k].mul_(float(SCALE[k])).add_(float(SHIFT[k]))
+        if box is not None:
+            row[k][box] = FILL[k]
+        _copy_channel(row, k)
+
+    def _only_channel(self, row: Tensor, stream: str, epoch: int, index: int) -> tuple[int, Box | None] | None:
+        """The channel that :meth:`after` copies to all, and the rectangle it erases before; None if it copies none."""
+        if stream not in ("visible_aug", "infrared") or (stream == "visible_aug" and self.exchange_first):
+            return None
+        rng = self._rng(epoch, index, stream, "erase")
+        box = _erase_box(row.shape[1], row.shape[2], rng)
+        if stream == "visible_aug":
+            return rng.randint(0, 2), box
+        return (1, box) if _adaptive_choice(rng) == "green" else None

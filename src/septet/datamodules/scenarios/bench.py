@@ -79,7 +79,9 @@ class Bench:
 
     def sha256(self) -> str:
         """Sum of ``round(nan -> -1, 6)`` as float64 bytes in C order."""
-        return hashlib.sha256(np.ascontiguousarray(np.round(np.nan_to_num(self.values, nan=-1.0), 6)).tobytes()).hexdigest()
+        return hashlib.sha256(
+            np.ascontiguousarray(np.round(np.nan_to_num(self.values, nan=-1.0), 6)).tobytes()
+        ).hexdigest()
 
 
 @cache
@@ -103,7 +105,9 @@ def load_bench(name: str, root: str | Path | None = None) -> Bench:
         from difflib import get_close_matches
 
         near = get_close_matches(name, NAMES, n=1, cutoff=0.3)
-        raise ValueError(f"unknown bench {name!r}" + (f"; did you mean {near[0]!r}?" if near else f": {', '.join(NAMES)}"))
+        raise ValueError(
+            f"unknown bench {name!r}" + (f"; did you mean {near[0]!r}?" if near else f": {', '.join(NAMES)}")
+        )
     from septet.datamodules.scenarios.builders import BUILDERS, read_compact
 
     spec = _specs()[name]
@@ -113,7 +117,9 @@ def load_bench(name: str, root: str | Path | None = None) -> Bench:
         models, values, features = BUILDERS[name](Path(root), spec)
     bench = _assemble(name, spec, models, values, features)
     if bench.sha256() != spec["matrix_sha256"]:
-        raise ValueError(f"bench {name!r}: the table gives sum {bench.sha256()[:12]}, recorded {spec['matrix_sha256'][:12]}")
+        raise ValueError(
+            f"bench {name!r}: the table gives sum {bench.sha256()[:12]}, recorded {spec['matrix_sha256'][:12]}"
+        )
     return bench
 
 

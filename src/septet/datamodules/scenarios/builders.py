@@ -92,5 +92,5 @@ def read_compact(name: str) -> Built:
     source = files("septet.datamodules.scenarios") / "tables" / f"{name}.npz"
     with source.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
         models = [str(m) for m in archive["models"]]
-        features = archive["column_features"] if "column_features" in archive else None
+        features = archive.get("column_features")
         return models, archive["values"].astype(np.float64), features

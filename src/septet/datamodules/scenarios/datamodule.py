@@ -83,7 +83,9 @@ class ScenarioGraph(pl.LightningDataModule):
         bench = self._load()
         parts = split(bench, self.protocol)
         if not 0 <= self.fold < len(parts):
-            raise ValueError(f"fold is {self.fold}; {self.protocol} of {bench.name} has {len(parts)} (0..{len(parts) - 1})")
+            raise ValueError(
+                f"fold is {self.fold}; {self.protocol} of {bench.name} has {len(parts)} (0..{len(parts) - 1})"
+            )
         part = parts[self.fold]
         self.graph = self._graph(bench, part)
         groups = list(dict.fromkeys(bench.group[j] for j in part.train))
@@ -152,5 +154,3 @@ class ScenarioGraph(pl.LightningDataModule):
     def record_scenario(self) -> dict[str, Any]:
         """The task of the run record."""
         return {"task": "model assignment", "modality": "result table", "domain": self.bench_name}
-
-

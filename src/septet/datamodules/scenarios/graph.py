@@ -100,7 +100,7 @@ def standardised(bench: Bench, train: Sequence[int]) -> np.ndarray[Any, np.dtype
     x = bench.column_features
     with np.errstate(all="ignore"):
         mean, std = np.nanmean(x[list(train)], 0), np.nanstd(x[list(train)], 0)
-    return np.nan_to_num((x - np.nan_to_num(mean)) / np.where(std > 1e-9, std, 1.0))
+    return np.asarray(np.nan_to_num((x - np.nan_to_num(mean)) / np.where(std > 1e-9, std, 1.0)))
 
 
 def model_inputs(bench: Bench) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -109,7 +109,7 @@ def model_inputs(bench: Bench) -> np.ndarray[Any, np.dtype[np.float64]]:
     if x is None or x.shape[1] == 0:
         return np.zeros((len(bench.models), 1))
     mean, std = np.nanmean(x, 0), np.nanstd(x, 0)
-    return np.nan_to_num((x - mean) / np.where(std > 1e-9, std, 1.0))
+    return np.asarray(np.nan_to_num((x - mean) / np.where(std > 1e-9, std, 1.0)))
 
 
 def _similar(x: np.ndarray[Any, np.dtype[np.float64]], k: int) -> list[tuple[int, int]]:

@@ -61,9 +61,7 @@ def plausibility(
     return verdict
 
 
-def _copied(
-    records: Sequence[Mapping[str, Any]], models: list[str], verdict: list[str], min_copies: int
-) -> set[int]:
+def _copied(records: Sequence[Mapping[str, Any]], models: list[str], verdict: list[str], min_copies: int) -> set[int]:
     """Records of a model whose two data sets agree at every one of enough common positions."""
     tables: dict[str, dict[str, dict[str, list[int]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for i, record in enumerate(records):

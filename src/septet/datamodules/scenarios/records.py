@@ -28,7 +28,9 @@ STATES = ("claimed", "done", "failed", "quarantined", "retracted", "stale")
 ALIASES: dict[str, dict[str, str]] = json.loads(
     (files("septet.datamodules.scenarios") / "aliases.json").read_text(encoding="utf-8")
 )
-_MAX = "ap map auc acc accuracy mrr ndcg recall precision f1 ssim psnr r2 rank1 rank5 rank10 minp mpr iou miou top1 top3"
+_MAX = (
+    "ap map auc acc accuracy mrr ndcg recall precision f1 ssim psnr r2 rank1 rank5 rank10 minp mpr iou miou top1 top3"
+)
 _MIN = "loss mae rmse mse mape smape mase wape msis crps epe fid fvd lpips nll perplexity kl regret1 regret3 gregret1"
 METRIC_DIRECTION: dict[str, str] = {
     **dict.fromkeys(_MAX.split() + "ndcg1 ndcg5 tau wtau mrr1 auc1 hit hits ari nmi".split(), "max"),
@@ -193,7 +195,8 @@ def _check_numbers(record: Record) -> None:
     for name in ("value", "n", "std"):
         if hasattr(record.get(name), "item"):
             record[name] = record[name].item()
-    value, n = record.get("value"), record.get("n")
+    value: Any = record.get("value")
+    n: Any = record.get("n")
     if value is not None or record.get("state", "done") != "failed":
         _need(_number(value) and math.isfinite(value), "record.value", value, "required, a finite number")
         record["value"] = float(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,15 +48,17 @@ def _loso(bench: Bench) -> list[Split]:
 
 
 def _folds(bench: Bench) -> list[Split]:
-    folds = bench.folds or []
+    folds: Sequence[Sequence[Any]] = bench.folds or []
     if not folds or not all(isinstance(j, int | np.integer) for fold in folds for j in fold):
         raise ValueError(f"bench {bench.name!r} has no folds of columns; use lodo or loso")
     columns = range(len(bench.columns))
-    return [Split(f"fold{i}", [j for j in columns if j not in set(f)], [int(j) for j in f]) for i, f in enumerate(folds)]
+    return [
+        Split(f"fold{i}", [j for j in columns if j not in set(f)], [int(j) for j in f]) for i, f in enumerate(folds)
+    ]
 
 
 def _cold(bench: Bench, folds: Sequence[Sequence[str]] | None = None) -> list[Split]:
-    chosen = folds if folds is not None else bench.folds or []
+    chosen: Sequence[Sequence[Any]] = folds if folds is not None else bench.folds or []
     if not chosen or not all(isinstance(m, str) for fold in chosen for m in fold):
         raise ValueError(f"bench {bench.name!r} has no folds of models; give folds=[[model names], ...]")
     rows = {m: i for i, m in enumerate(bench.models)}
@@ -96,10 +98,11 @@ def split(bench: Bench, protocol: str, **options: Any) -> list[Split]:
     Raises:
         ValueError: unknown protocol, wrong options, or nothing left to train on.
     """
-    makers = dict(zip(PROTOCOLS, (_lodo, _loso, _cold, _folds, _sparse, _temporal), strict=True))
+    functions: tuple[Callable[..., list[Split]], ...] = (_lodo, _loso, _cold, _folds, _sparse, _temporal)
+    makers = dict(zip(PROTOCOLS, functions, strict=True))
     if protocol not in makers:
         raise ValueError(f"unknown protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
-    found: list[Split] = makers[protocol](bench, **options)
+    found = makers[protocol](bench, **options)
     for part in found:
         if not part.train or not part.test:
             raise ValueError(f"{protocol} of bench {bench.name!r}: {part.name!r} leaves no column to "

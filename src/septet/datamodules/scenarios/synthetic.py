@@ -23,7 +23,9 @@ def generate_scenarios(seed: int, models: int = 20, columns: int = 24, groups: i
         ValueError: fewer than 4 models, 2 groups, or fewer columns than groups.
     """
     if models < 4 or groups < 2 or columns < groups:
-        raise ValueError(f"models {models}, columns {columns}, groups {groups}: at least 4 models, 2 groups, a column each")
+        raise ValueError(
+            f"models {models}, columns {columns}, groups {groups}: at least 4 models, 2 groups, a column each"
+        )
     rng = np.random.default_rng(seed)
     skill = rng.normal(size=(models, 3)) * np.array([0.25, 0.15, 0.1])
     base = rng.normal(size=models) * 0.1

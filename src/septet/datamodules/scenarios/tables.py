@@ -117,7 +117,9 @@ def pooled(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows = [seen[key][i] for i in sorted(seen[key])]
         n, mean, std = pool((r.get("n", 1), r["value"], r.get("std")) for r in rows)
         sources = sorted({str(r["provenance"].get("run_id") or r["provenance"].get("source")) for r in rows})
-        found.append({"key": key, "n": n, "mean": mean, "std": std, "record": rows[0], "rows": rows, "sources": sources})
+        found.append(
+            {"key": key, "n": n, "mean": mean, "std": std, "record": rows[0], "rows": rows, "sources": sources}
+        )
     return found
 
 
@@ -154,7 +156,9 @@ def bench_of_records(records: Sequence[Record], task: str | None = None, metric:
     done = [e for e in done if metric is None or _field(e, "metric") == metric]
     if not done:
         raise ValueError(f"no record of task {task!r} and metric {metric!r} among {len(records)}")
-    chosen = min(Counter((_field(e, "task"), _field(e, "metric")) for e in done).items(), key=lambda p: (-p[1], p[0]))[0]
+    chosen = min(Counter((_field(e, "task"), _field(e, "metric")) for e in done).items(), key=lambda p: (-p[1], p[0]))[
+        0
+    ]
     done = [e for e in done if (_field(e, "task"), _field(e, "metric")) == chosen]
     columns = sorted({column_name(e["record"]) for e in done})
     models = sorted({model_name(e["record"]) for e in done})

@@ -26,12 +26,12 @@ def loss_of(values: Any, kind: str) -> Array:
     """
     values = np.asarray(values, dtype=np.float64)
     if kind == "accuracy":
-        return values
+        return np.asarray(values)
     if kind != "error":
         raise ValueError(f"kind is {kind!r}; use 'error' or 'accuracy'")
     if np.any(values[np.isfinite(values)] <= 0):
         raise ValueError(f"an error of {np.nanmin(values)} is not positive: its logarithm is needed")
-    return np.log(np.where(np.isfinite(values), values, np.nan))
+    return np.asarray(np.log(np.where(np.isfinite(values), values, np.nan)))
 
 
 def column_targets(

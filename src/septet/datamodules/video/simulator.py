@@ -165,7 +165,7 @@ class StreetSimulator:
         """Put boxes 1.8 x 1.6 x 4 m over the picture where they are nearer."""
         for number, (start, lateral, speed) in enumerate(scene.movers):
             low = np.array([lateral - 0.9, self.camera_height - 1.6, start + speed * time]) - centre * [1, 0, 1]
-            high = [*low, 1.8, 1.6, 4.0]
+            high = low + np.array([1.8, 1.6, 4.0])
             with np.errstate(divide="ignore", invalid="ignore"):
                 a, b = low / rays, high / rays
             near = np.nanmax(np.minimum(a, b), -1)

@@ -153,9 +153,9 @@ def piece_loads(weights: list[float], n_devices: int, batch_size: int, cost: flo
 
 
 def level_rows(weights: list[float], n_devices: int, batch_size: int, cost: float, pieces: Pieces) -> None:
-    """Shift single rows between replicas of a head, and move whole pieces, off the fullest device while it helps."""
+    """Shift rows between replicas of a head, and move whole pieces, off the fullest device while it helps."""
     loads = piece_loads(weights, n_devices, batch_size, cost, pieces)
-    for _ in range(4 * batch_size * n_devices):
+    for _ in range(16 * n_devices):
         full = max(range(n_devices), key=lambda d: loads[d])
         step = _best_shift(weights, batch_size, cost, pieces, loads, full)
         if step is None:
@@ -184,7 +184,10 @@ def _best_shift(
         for target in range(len(loads)):
             if target == full:
                 continue
-            rows = 1 if target in counts and counts[full] > 1 else counts[full]
+            rows = counts[full]
+            if target in counts and rows > 1 and weights[head] > 0:  # half the difference, at least one row
+                half = (loads[full] - loads[target]) * batch_size / (2 * weights[head])
+                rows = max(1, min(rows - 1, int(half)))
             amount = weights[head] * rows / batch_size
             down = loads[full] - amount - (cost if rows == counts[full] else 0.0)
             up = loads[target] + amount + (0.0 if target in counts else cost)

@@ -41,9 +41,7 @@ def dense_recall(
     """
     if not tau > 0:
         raise ValueError(f"tau is {tau}; it must be positive")
-    d2 = (
-        (query**2).sum(-1)[:, :, None] + (keys**2).sum(-1)[:, None] - 2 * query @ keys.transpose(1, 2)
-    ).clamp_min(0)
+    d2 = ((query**2).sum(-1)[:, :, None] + (keys**2).sum(-1)[:, None] - 2 * query @ keys.transpose(1, 2)).clamp_min(0)
     logits = (-torch.exp(temperature)[:, None, None] * d2).masked_fill(~mask, -torch.inf)
     top = logits.detach().amax(-1, keepdim=True)
     weight = torch.exp(logits - torch.where(torch.isfinite(top), top, torch.zeros_like(top)))

@@ -51,7 +51,9 @@ def gated_recall_reference(
             for h in range(heads):
                 d2 = ((query[h, q] - keys[h, allowed]) ** 2).sum(-1)
                 a = torch.softmax(-torch.exp(temperature[h]) * d2, 0)
-                total = total + torch.sigmoid(gate[h]) * ((a * values[allowed]).sum() - prior.expand(queries, models)[q, m])
+                total = total + torch.sigmoid(gate[h]) * (
+                    (a * values[allowed]).sum() - prior.expand(queries, models)[q, m]
+                )
                 near.append(torch.sqrt(d2))
             d = torch.stack(near).mean(0).min()
             out[q, m] = prior.expand(queries, models)[q, m] + torch.exp(-d / tau) * total / heads

@@ -46,11 +46,15 @@ def safe_distance(d2: Tensor) -> Tensor:
     return torch.where(positive, torch.sqrt(torch.where(positive, d2, torch.ones_like(d2))), torch.zeros_like(d2))
 
 
-def _check(query: Tensor, keys: Tensor, owner: Tensor, values: Tensor, prior: Tensor, heads: tuple[Tensor, Tensor]) -> None:
+def _check(
+    query: Tensor, keys: Tensor, owner: Tensor, values: Tensor, prior: Tensor, heads: tuple[Tensor, Tensor]
+) -> None:
     if query.ndim != 3 or keys.ndim != 3 or query.shape[0] != keys.shape[0] or query.shape[2] != keys.shape[2]:
         raise ValueError(f"query {tuple(query.shape)} and keys {tuple(keys.shape)} must be (H, Q, D) and (H, N, D)")
     if owner.shape != values.shape or owner.shape != keys.shape[1:2]:
-        raise ValueError(f"owner {tuple(owner.shape)} and values {tuple(values.shape)} must have the keys' {keys.shape[1]}")
+        raise ValueError(
+            f"owner {tuple(owner.shape)} and values {tuple(values.shape)} must have the keys' {keys.shape[1]}"
+        )
     if prior.ndim not in (1, 2) or (prior.ndim == 2 and prior.shape[0] not in (1, query.shape[1])):
         raise ValueError(f"prior is {tuple(prior.shape)}; want (M,) or (Q, M) with Q = {query.shape[1]}")
     if any(x.shape != query.shape[:1] for x in heads):

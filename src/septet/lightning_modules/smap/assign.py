@@ -43,7 +43,9 @@ def _check(utility: Array, allowed: NDArray[np.bool_], cost: Array | None, budge
         raise ValueError(f"budget {budget} without cost: give the cost of each candidate")
     if budget is not None and np.isnan(budget):
         raise ValueError("budget is NaN")
-    if capacity is not None and (np.shape(capacity) != (utility.shape[2],) or np.isnan(np.asarray(capacity, float)).any()):
+    if capacity is not None and (
+        np.shape(capacity) != (utility.shape[2],) or np.isnan(np.asarray(capacity, float)).any()
+    ):
         raise ValueError(f"capacity must be ({utility.shape[2]},), one per model, got {np.shape(capacity)}")
     if capacity is not None and (np.asarray(capacity, float) < 0).any():
         raise ValueError("capacity is negative")

@@ -1,4 +1,4 @@
-"""Plain rules with one interface, the bar that a learnt recommender has to clear (specification, section 5). No torch."""
+"""Plain rules with one interface: the bar for a learnt recommender (specification, section 5). No torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _mean(values: Array, fallback: Any) -> Array:
     """Row means over finite cells; ``fallback`` (scalar or ``(M,)``) where a row has none."""
     count = np.isfinite(values).sum(1)
     total = np.where(np.isfinite(values), values, 0.0).sum(1)
-    return np.where(count > 0, total / np.maximum(count, 1), fallback)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), fallback))
 
 
 def table(bench: Bench, value: str) -> Array:
@@ -61,7 +61,7 @@ def standardise(bench: Bench, train: Sequence[int]) -> Array:
     """Column features by mean and population std of the train columns (std <= 1e-9: 1)."""
     features = bench.column_features
     mean, std = features[list(train)].mean(0), features[list(train)].std(0)
-    return (features - mean) / np.where(std <= 1e-9, 1.0, std)
+    return np.asarray((features - mean) / np.where(std <= 1e-9, 1.0, std))
 
 
 def neighbours(bench: Bench, train: list[int], column: int, k: int, features: Array | None = None) -> list[int]:
@@ -237,9 +237,7 @@ def _deal(scores: Array, probes: list[int], revealed: Array) -> Array:
     return dealt
 
 
-def probe_predict(
-    name: str, bench: Bench, train: Sequence[int], column: int, probes: Sequence[int]
-) -> Array:
+def probe_predict(name: str, bench: Bench, train: Sequence[int], column: int, probes: Sequence[int]) -> Array:
     """Scores on one column after ``k`` of its results are revealed.
 
     Args:

@@ -56,7 +56,7 @@ def _r(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), 9)
 
 
-def quantities(entries: Sequence[Mapping[str, Any]], device: str) -> dict[str, float | str | None]:
+def quantities(entries: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
     """Median latency (p95, else p50), parameters, memory in GB, licence, stars and training seconds of a model."""
     rows = [row for e in entries for row in e["rows"]]
     own = [r.get("criteria") or {} for r in rows]
@@ -170,13 +170,15 @@ def choose(records: list[dict[str, Any]], request: Request) -> dict[str, Any]:
         reason = f"regret of the first choice is bounded by {shown} only, wanted {request.max_regret:g} %"
         return {**answer, "status": "abstain", "probes": _probes({m: by_model[m] for m in order}, request, reason)}
     table = {m: quantities(by_model[m], request.device) for m in order}
-    kept = []
+    kept: list[str] = []
     for m in order:
-        reason = _not_asked(m, by_model[m], request) or rejection(table[m], request.limits, request.licence)
-        if reason is None:
+        why = _not_asked(m, by_model[m], request) or rejection(table[m], request.limits, request.licence)
+        if why is None:
             kept.append(m)
         else:
-            answer["rejected"].append({"model": m, "dataset": _dataset(by_model[m], bench, m, request)[0], "reason": reason})
+            answer["rejected"].append(
+                {"model": m, "dataset": _dataset(by_model[m], bench, m, request)[0], "reason": why}
+            )
     if not kept:
         return {**answer, "status": "infeasible", "relaxation": relaxation(table, request)}
     utility = _utilities(kept, score, table, request.weights)
@@ -230,7 +232,13 @@ def _evidence(entries: Sequence[Mapping[str, Any]], dataset: str) -> list[dict[s
 
     ordered = sorted(entries, key=lambda e: (name(e) != dataset, e["key"]))
     return [
-        {"key": e["key"], "dataset": name(e), "value": _r(e["mean"]), "weight": _r(1 / len(entries)), "source": e["sources"][0]}
+        {
+            "key": e["key"],
+            "dataset": name(e),
+            "value": _r(e["mean"]),
+            "weight": _r(1 / len(entries)),
+            "source": e["sources"][0],
+        }
         for e in ordered[:3]
     ]
 
@@ -242,7 +250,10 @@ def _unit(values: Mapping[str, float | None], names: Sequence[str]) -> dict[str,
 
 
 def _utilities(
-    names: Sequence[str], score: Mapping[str, float], table: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float]
+    names: Sequence[str],
+    score: Mapping[str, float],
+    table: Mapping[str, Mapping[str, Any]],
+    weights: Mapping[str, float],
 ) -> dict[str, float]:
     latency = {m: table[m]["latency"] if table[m]["latency"] is not None else table[m]["params"] for m in names}
     stars = {m: None if table[m]["stars"] is None else -table[m]["stars"] for m in names}

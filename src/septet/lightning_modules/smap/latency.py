@@ -40,7 +40,9 @@ class LatencyLaw:
         if not (np.all(x > 0) and np.all(y > 0) and np.isfinite(x).all() and np.isfinite(y).all()):
             raise ValueError("sizes and latencies must be positive and finite")
         if m.min() < 0 or m.max() >= n_models:
-            raise ValueError(f"model {int(m.max() if m.max() >= n_models else m.min())} is out of range 0..{n_models - 1}")
+            raise ValueError(
+                f"model {int(m.max() if m.max() >= n_models else m.min())} is out of range 0..{n_models - 1}"
+            )
         lx, ly = np.log(x), np.log(y)
         own = np.array([_slope(lx[m == i], ly[m == i]) for i in range(n_models)])
         mean = float(np.nanmean(own)) if np.isfinite(own).any() else 0.0

@@ -56,6 +56,7 @@ class MnemonicCenter:
         self.path, self.clock = Path(path), clock
         self._store = Store(path, busy_timeout_s)
         self._matrix: tuple[int, list[str], list[str], Any] | None = None
+        self._norm: tuple[Any, Any] | None = None
 
     def __enter__(self) -> MnemonicCenter:
         return self
@@ -77,8 +78,8 @@ class MnemonicCenter:
         with self._store.write() as db:
             row = db.execute(
                 "INSERT INTO keys (key, state, owner, lease) VALUES (?, 'claimed', ?, ?) ON CONFLICT (key) DO UPDATE "
-                "SET state = 'claimed', owner = excluded.owner, lease = excluded.lease WHERE state IN ('failed', 'stale') "
-                "OR (state = 'claimed' AND (owner = excluded.owner OR lease <= ?)) RETURNING 1",
+                "SET state = 'claimed', owner = excluded.owner, lease = excluded.lease "
+                "WHERE state IN ('failed', 'stale') OR (state = 'claimed' AND (owner = excluded.owner OR lease <= ?)) RETURNING 1",
                 (key, owner, now + lease_s, now),
             ).fetchone()
             if row is not None:
@@ -118,11 +119,15 @@ class MnemonicCenter:
             self.fail(key, "record", str(record.get("reason", "failed")))
             return key, False
         with self._store.write() as db:
-            old = db.execute("SELECT value, record FROM observations WHERE key = ? AND id = ?", (key, identity)).fetchone()
+            old = db.execute(
+                "SELECT value, record FROM observations WHERE key = ? AND id = ?", (key, identity)
+            ).fetchone()
             if old is not None and old[0] == record["value"]:
                 return key, False
             if old is not None and not _newer(record, json.loads(old[1])):
-                raise ValueError(f"conflict: observation {identity} of key {key} has value {old[0]}, now {record['value']}")
+                raise ValueError(
+                    f"conflict: observation {identity} of key {key} has value {old[0]}, now {record['value']}"
+                )
             self._observe(db, key, identity, record)
             self._refresh(db, key, "done", None)
             self._store.touch(db)
@@ -134,7 +139,9 @@ class MnemonicCenter:
 
     def _refresh(self, db: sqlite3.Connection, key: str, state: str, reason: str | None) -> None:
         """Pool the observations of a key; a quarantined or retracted key stays so."""
-        rows = db.execute("SELECT n, value, std, record, id FROM observations WHERE key = ? ORDER BY id", (key,)).fetchall()
+        rows = db.execute(
+            "SELECT n, value, std, record, id FROM observations WHERE key = ? ORDER BY id", (key,)
+        ).fetchall()
         n, mean, std = pool((r[0], r[1], r[2]) for r in rows)
         record = json.loads(rows[0][3])
         place = canonical_block("scenario", record["scenario"])
@@ -169,13 +176,18 @@ class MnemonicCenter:
         """Done entries whose canonical fields equal all those given, by key."""
         want = {"scenario": canonical_block("scenario", scenario), "dataset": canonical_block("dataset", dataset)}
         where, values = ["state = 'done'"], []
-        for column, block, name in (("task", "scenario", "task"), ("metric", "scenario", "metric"), ("dataset", "dataset", "name")):
+        for column, block, name in (
+            ("task", "scenario", "task"),
+            ("metric", "scenario", "metric"),
+            ("dataset", "dataset", "name"),
+        ):
             if name in want[block]:
                 where.append(f"{column} = ?")
                 values.append(want[block][name])
-        query = f"SELECT key, canonical FROM keys WHERE {' AND '.join(where)} ORDER BY key"
+        index = "INDEXED BY by_dataset" if "name" in want["dataset"] else ""
+        query = f"SELECT key, canonical FROM keys {index} WHERE {' AND '.join(where)}"
         found = []
-        for key, text in self._store.db.execute(query, values).fetchall():
+        for key, text in sorted(self._store.db.execute(query, values).fetchall()):
             blocks = json.loads(text)
             if all(blocks.get(b, {}).get(k) == v for b, fields in want.items() for k, v in fields.items()):
                 found.append(self.get(key))
@@ -226,7 +238,9 @@ class MnemonicCenter:
                 "WHERE k.state = 'done' ORDER BY v.key"
             ).fetchall()
             groups = [str(canonical_group(json.loads(r[2]))) for r in rows]
-            matrix = np.frombuffer(b"".join(r[1] for r in rows), dtype=np.float32).reshape(len(rows), -1) if rows else None
+            matrix = (
+                np.frombuffer(b"".join(r[1] for r in rows), dtype=np.float32).reshape(len(rows), -1) if rows else None
+            )
             self._matrix = (version, [r[0] for r in rows], groups, matrix)
         return self._matrix[1], self._matrix[2], self._matrix[3]
 
@@ -244,16 +258,22 @@ class MnemonicCenter:
         query = np.asarray(vector, dtype=np.float32)
         if query.shape != matrix.shape[1:]:
             raise ValueError(f"vector {query.shape} against stored ones of width {matrix.shape[1]}")
-        d2 = ((matrix - query) ** 2).sum(1)
+        d2 = self._norms(matrix) - 2 * (matrix @ query)  # + |query|^2, the same for all
         barred = {canonical_group({"dataset": {"group": g}}) for g in exclude_groups}
         if barred:
             d2 = np.where(np.fromiter((g in barred for g in groups), bool, len(groups)), np.inf, d2)
-        if k < len(d2):
-            candidates = np.flatnonzero(d2 <= np.partition(d2, k - 1)[k - 1])
-        else:
-            candidates = np.arange(len(d2))
-        order = candidates[np.argsort(d2[candidates], kind="stable")][:k]
-        return [(keys[i], float(np.sqrt(d2[i]))) for i in order if np.isfinite(d2[i])]
+        barred_rows = ~np.isfinite(d2)
+        near = np.argpartition(d2, min(4 * k, len(d2)) - 1)[: 4 * k]  # by product form; exactly ordered below
+        near = np.sort(near[~barred_rows[near]])
+        exact = ((matrix[near] - query) ** 2).sum(1)
+        order = np.argsort(exact, kind="stable")[:k]
+        return [(keys[near[i]], float(np.sqrt(exact[i]))) for i in order]
+
+    def _norms(self, matrix: Any) -> Any:
+        """Squared norms of the stored vectors, kept beside them."""
+        if self._norm is None or self._norm[0] is not matrix:
+            self._norm = (matrix, (matrix**2).sum(1))
+        return self._norm[1]
 
     # -- merging ----------------------------------------------------------------------------------------------------
 
@@ -285,7 +305,9 @@ class MnemonicCenter:
         rows = other._store.db.execute("SELECT id, value, record FROM observations WHERE key = ?", (key,)).fetchall()
         for identity, value, text in rows:
             record = json.loads(text)
-            old = db.execute("SELECT value, record FROM observations WHERE key = ? AND id = ?", (key, identity)).fetchone()
+            old = db.execute(
+                "SELECT value, record FROM observations WHERE key = ? AND id = ?", (key, identity)
+            ).fetchone()
             if old is not None and old[0] == value:
                 duplicate += 1
                 if text >= old[1]:
@@ -302,7 +324,10 @@ class MnemonicCenter:
             self._refresh(db, key, best, reason)
         elif mine is None:
             lease = other._store.db.execute("SELECT owner, lease FROM keys WHERE key = ?", (key,)).fetchone()
-            db.execute("INSERT INTO keys (key, state, owner, lease, reason) VALUES (?, ?, ?, ?, ?)", (key, best, *lease, reason))
+            db.execute(
+                "INSERT INTO keys (key, state, owner, lease, reason) VALUES (?, ?, ?, ?, ?)",
+                (key, best, *lease, reason),
+            )
         db.execute("UPDATE keys SET state = ? WHERE key = ?", (best, key))
         return new, duplicate, conflicts
 

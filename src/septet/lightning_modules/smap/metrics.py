@@ -41,14 +41,15 @@ class AssignmentMetrics(Metric):
         for j in range(scores.shape[1]):
             found = column_metrics(raw[:, j].cpu().numpy(), scores[:, j].detach().cpu().double().numpy(), self.kind)
             if found is not None:
-                values = [np.nan if found[name] is None else found[name] for name in NAMES]
-                row = torch.tensor([float(group[j]), *[float(v) for v in values]], dtype=torch.float64)
+                values = [np.nan if (v := found[name]) is None else float(v) for name in NAMES]
+                row = torch.tensor([float(group[j]), *values], dtype=torch.float64)
                 self.rows.append(row[None].to(self.device))  # type: ignore[union-attr,operator]
 
     def compute(self) -> dict[str, float]:
         """Metrics by name; empty without a column."""
-        rows = self.rows if isinstance(self.rows, Tensor) else torch.cat(list(self.rows)) if self.rows else None  # type: ignore[arg-type]
-        if rows is None:
+        held: Any = self.rows
+        if len(held) == 0:
             return {}
+        rows = held if isinstance(held, Tensor) else torch.cat(list(held))
         listed = [(str(int(r[0])), dict(zip(NAMES, r[1:], strict=True))) for r in rows.cpu().tolist()]
         return group_mean(listed)

@@ -74,8 +74,8 @@ class RecallNet(nn.Module):
         self.mix = nn.Parameter(torch.tensor([0.0, 0.0, 2.0]))
         self.eps = nn.Parameter(torch.zeros(()))
         self.spread = nn.Parameter(torch.zeros(2))
-        nn.init.zeros_(self.bend[2].weight)
-        nn.init.zeros_(self.bend[2].bias)
+        for parameter in self.bend[2].parameters():
+            nn.init.zeros_(parameter)
         nn.init.normal_(self.scenario.weight, std=0.1)
         nn.init.normal_(self.model.weight, std=0.1)
         with torch.no_grad():
@@ -93,7 +93,8 @@ class RecallNet(nn.Module):
         if extra is not None:
             flat = flat + extra
         bent = flat.reshape(len(features), self.heads, -1).transpose(0, 1)
-        return torch.einsum("hdf,nf->hnd", self.project, features) + bent
+        keys: Tensor = torch.einsum("hdf,nf->hnd", self.project, features) + bent
+        return keys
 
     def target(self, values: Tensor) -> Tensor:
         """The learnt mix of (rank, z, loss) ``(..., 3) -> (...)``."""

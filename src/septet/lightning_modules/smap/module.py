@@ -32,7 +32,7 @@ class SMAP(Task):
         temperature: of the list and pair losses.
         loss_weights: of list, bpr, pinball, latency, link.
         delta: least difference of a training pair.
-        lr: of AdamW with OneCycle; the few scalars take a fifth of it, matrices a fiftieth (a handful of columns overfits).
+        lr: of AdamW with OneCycle; the few scalars take a fifth of it, matrices a fiftieth.
         weight_decay: of AdamW.
         steps: optimiser steps of ``fit_predict`` (a Trainer uses its own length).
         hide_models: share of models whose records a step hides.
@@ -90,7 +90,9 @@ class SMAP(Task):
             if not 0 <= h[name] < 1:
                 raise ValueError(f"{name} is {h[name]}; a share in [0, 1)")
         if len(h["loss_weights"]) != 5 or min(h["loss_weights"]) < 0:
-            raise ValueError(f"loss_weights are {h['loss_weights']}: five, not negative (list, bpr, pinball, latency, link)")
+            raise ValueError(
+                f"loss_weights are {h['loss_weights']}: five, not negative (list, bpr, pinball, latency, link)"
+            )
 
     # -- building ---------------------------------------------------------------------------------------------------
 
@@ -107,10 +109,10 @@ class SMAP(Task):
         if h["encoder"] != "none":
             from septet.lightning_modules.smap.encoders import GraphEncoder, sizes_of
 
-            sizes = shape.get("graph_sizes") or (sizes_of(graph) if graph is not None else None)  # type: ignore[attr-defined]
+            sizes: Any = shape.get("graph_sizes") or (sizes_of(graph) if graph is not None else None)
             if sizes is None:
                 raise ValueError(f"encoder {h['encoder']} needs torch_geometric: pip install 'septet[graph]'")
-            self.shape["graph_sizes"] = sizes  # type: ignore[assignment]
+            self.shape["graph_sizes"] = sizes
             self.graph_net = GraphEncoder(h["encoder"], sizes, h["hidden"], h["heads"], h["layers"])
 
     def setup(self, stage: str) -> None:
@@ -145,7 +147,9 @@ class SMAP(Task):
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
         optimizer = torch.optim.AdamW(groups, lr=h["lr"], weight_decay=h["weight_decay"])
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=max(steps, 2), cycle_momentum=False)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, rates, total_steps=max(steps, 2), cycle_momentum=False
+        )
         return optimizer, schedule
 
     def configure_optimizers(self) -> Any:
@@ -178,7 +182,9 @@ class SMAP(Task):
         memory = query.memory
         if self.hparams["features"] == "none":
             memory = type(memory)(**{**vars(memory), "features": torch.zeros_like(memory.features)})
-        found: Prediction = self.net(memory, query.columns, query.allowed, graph=self._embeddings(query, graph), **hides)
+        found: Prediction = self.net(
+            memory, query.columns, query.allowed, graph=self._embeddings(query, graph), **hides
+        )
         return found
 
     def loss_terms(self, query: Query, seed: int, graph: Any = None) -> dict[str, Tensor]:

@@ -66,6 +66,8 @@ def _train(module: SMAP, memory: Any, train: torch.Tensor, seed: int, graph: Any
     optimizer, schedule = module.make_optimizer(steps)
     generator = torch.Generator().manual_seed(seed)
     count = 96 if memory.models.shape[0] <= 100 else 24
+    if graph is not None:  # results of queried columns leave the graph: half of them must stay
+        count = min(count, max(1, len(train) // 2))
     for step in range(steps):
         columns = train[torch.randperm(len(train), generator=generator)[:count]]
         query = Query(memory, columns, allowed_columns(memory, columns), torch.empty(0), step)

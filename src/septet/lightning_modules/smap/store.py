@@ -18,7 +18,8 @@ CREATE TABLE IF NOT EXISTS keys (
   key TEXT PRIMARY KEY, state TEXT NOT NULL, owner TEXT, lease REAL, reason TEXT,
   task TEXT, metric TEXT, dataset TEXT, n INTEGER, mean REAL, std REAL, canonical TEXT, record TEXT
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_place ON keys (task, metric, dataset, state);
+CREATE INDEX IF NOT EXISTS by_task ON keys (task, metric, state);
+CREATE INDEX IF NOT EXISTS by_dataset ON keys (dataset, task, metric, state);
 CREATE TABLE IF NOT EXISTS observations (
   key TEXT NOT NULL, id TEXT NOT NULL, n INTEGER NOT NULL, value REAL, std REAL, record TEXT NOT NULL,
   PRIMARY KEY (key, id)

@@ -87,8 +87,9 @@ def study(
             found["SMAP"].append(metrics)
         else:
             found[",".join([name, *(f"{k}={v}" for k, v in chosen.items())])] = metrics
-    mean = {k: float(np.mean([row[k] for row in found["SMAP"]])) for k in found["SMAP"][0]}
-    spread = {k: float(np.std([row[k] for row in found["SMAP"]])) for k in found["SMAP"][0]}
+    rows = found["SMAP"]
+    mean = {k: float(np.mean([row[k] for row in rows])) for k in (rows[0] if rows else ())}
+    spread = {k: float(np.std([row[k] for row in rows])) for k in mean}
     return {
         "bench": bench_name, "protocol": protocol, "seeds": seeds, "options": options,
         "smap_mean": mean, "smap_std": spread, "methods": found, "wall_s": round(time.perf_counter() - start, 1),
@@ -107,12 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(argv)
     found = study(given.bench, given.protocol, given.seeds, given.jobs, json.loads(given.options), not given.no_rules)
-    found |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": platform.machine(), "cpus": os.cpu_count()}
+    found |= {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+    }
     rows = {"SMAP": found["smap_mean"], **{k: v for k, v in found["methods"].items() if k != "SMAP"}}
     for name, row in rows.items():
         shown = ("regret1", "gregret1", "ndcg5", "tau", "auc1", "mrr1", "ndcg1")
         print(f"{given.bench}/{given.protocol} {name:<32} " + " ".join(f"{k} {row[k]:.3f}" for k in shown if k in row))
-    print(f"{given.options} std {found['smap_std']['regret1']:.3f} {found['wall_s']} s", flush=True)
+    print(f"{given.options} std {found['smap_std'].get('regret1', 0.0):.3f} {found['wall_s']} s", flush=True)
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(found, indent=1) + "\n")
