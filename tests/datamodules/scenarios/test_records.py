@@ -106,7 +106,8 @@ def test_ledger_rows_become_records():
     row = {
         "run_id": "r", "method": "cne_n", "dataset": "uci", "scenario": "links", "stage": "test", "status": "finished",
         "seed": 3, "finished": "2026-11-01T00:00:00+00:00", "cost": {"peak_rss_bytes": 5, "peak_vram_bytes": None},
-        "metrics": {"test/ap": 0.9, "test/loss/dataloader_idx_1": 0.5, "test/odd": 1.0, "train/loss": 2, "test/auc": None},
+        "metrics": {"test/ap": 0.9, "test/loss/dataloader_idx_1": 0.5, "test/odd": 1.0, "train/loss": 2,
+                    "test/auc": None},
     }  # fmt: skip
     found = {r["scenario"]["metric"]: r for r in from_ledger(row)}
     assert set(found) == {"ap", "loss"}

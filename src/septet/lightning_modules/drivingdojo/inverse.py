@@ -128,7 +128,8 @@ class InverseDynamics(Task):
         """Half-precision weights and the width: what :class:`InverseDynamicsEstimator` reads."""
         assert self.net is not None
         state = {k: v.half().cpu() for k, v in self.net.state_dict().items()}
-        torch.save({"width": self.width, "state_dict": state}, path)
+        with path.open("wb") as handle:  # a path would be kept inside the file
+            torch.save({"width": self.width, "state_dict": state}, handle)
 
     def record_fields(self) -> dict[str, Any]:
         """Model and protocol of the run record."""

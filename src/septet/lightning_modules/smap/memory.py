@@ -79,7 +79,8 @@ class MnemonicCenter:
             row = db.execute(
                 "INSERT INTO keys (key, state, owner, lease) VALUES (?, 'claimed', ?, ?) ON CONFLICT (key) DO UPDATE "
                 "SET state = 'claimed', owner = excluded.owner, lease = excluded.lease "
-                "WHERE state IN ('failed', 'stale') OR (state = 'claimed' AND (owner = excluded.owner OR lease <= ?)) RETURNING 1",
+                "WHERE state IN ('failed', 'stale') "
+                "OR (state = 'claimed' AND (owner = excluded.owner OR lease <= ?)) RETURNING 1",
                 (key, owner, now + lease_s, now),
             ).fetchone()
             if row is not None:
