@@ -111,7 +111,11 @@ def test_doctor_names_a_wrong_pair(monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "fragment"),
-    [("trainer: {max_epochs: 1", "is no valid YAML"), ("- a\n- b\n", "must hold a mapping"), ("", "must hold a mapping")],
+    [
+        ("trainer: {max_epochs: 1", "is no valid YAML"),
+        ("- a\n- b\n", "must hold a mapping"),
+        ("", "must hold a mapping"),
+    ],
 )
 def test_a_broken_configuration_file_is_named(content, fragment, tmp_path, capsys):
     bad = tmp_path / "bad.yaml"

@@ -38,7 +38,12 @@ _ROWS = (
         module="septet.lightning_modules.cake.LongContextModule",
         datamodule="septet.datamodules.long_context.LongContextText",
         extra="kv",
-        configs=("cake/smoke.yaml",),
+        configs=(
+            "cake/smoke.yaml",
+            "cake/tiny_recall.yaml",
+            "cake/smollm2_ci.yaml",
+            "cake/smollm2_needle.yaml",
+        ),
     ),
     Method(
         slug="fairkv",
@@ -47,7 +52,10 @@ _ROWS = (
         module="septet.lightning_modules.cake.LongContextModule",
         datamodule="septet.datamodules.long_context.LongContextText",
         extra="kv",
-        configs=("fairkv/smoke_2proc.yaml",),
+        configs=(
+            "fairkv/smoke_2proc.yaml",
+            "fairkv/smollm2_2proc.yaml",
+        ),
     ),
     Method(
         slug="drivingdojo",
@@ -56,7 +64,10 @@ _ROWS = (
         module="septet.lightning_modules.drivingdojo.WorldModel",
         datamodule="septet.datamodules.video.VideoClips",
         extra="video",
-        configs=("drivingdojo/smoke.yaml",),
+        configs=(
+            "drivingdojo/smoke.yaml",
+            "drivingdojo/sim_tiny.yaml",
+        ),
     ),
     Method(
         slug="cne_n",
@@ -66,7 +77,13 @@ _ROWS = (
         module="septet.lightning_modules.cne_n.CNEN",
         datamodule="septet.datamodules.temporal_graph.TemporalGraphEvents",
         extra="",
-        configs=("cne_n/smoke.yaml",),
+        configs=(
+            "cne_n/smoke.yaml",
+            "cne_n/synthetic.yaml",
+            "cne_n/uci.yaml",
+            "cne_n/uci_released.yaml",
+            "cne_n/wikipedia.yaml",
+        ),
     ),
     Method(
         slug="mscmnet",
@@ -75,7 +92,10 @@ _ROWS = (
         module="septet.lightning_modules.mscmnet.MSCMNet",
         datamodule="septet.datamodules.reid.ReIDQuadrupleStreams",
         extra="reid",
-        configs=("mscmnet/smoke.yaml",),
+        configs=(
+            "mscmnet/smoke.yaml",
+            "mscmnet/proof.yaml",
+        ),
     ),
     Method(
         slug="smap",
@@ -94,7 +114,11 @@ _ROWS = (
         module="septet.lightning_modules.pkd.DetectionDistiller",
         datamodule="septet.datamodules.coco.COCODetection",
         extra="detection",
-        configs=("pkd/smoke.yaml",),
+        configs=(
+            "pkd/smoke.yaml",
+            "pkd/bccd_pkd.yaml",
+            "pkd/bccd_none.yaml",
+        ),
     ),
 )
 
