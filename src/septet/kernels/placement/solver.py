@@ -82,13 +82,21 @@ def solve_layer(
         if makespan(paid, plain, n_devices) < span:
             span, best = makespan(paid, plain, n_devices), [[(d, batch_size)] for d in plain]
     mean = sum(paid) / n_devices
-    for extra in range(1, copies + 1):
-        if span <= mean * (1 + 1e-12):
+    for extra in _allowances(copies):
+        if span <= mean * (1 + 1e-3):  # nothing left to gain
             break
         found = best_cuts(loads, n_devices, batch_size, extra, weight_cost, span)
         if found is not None:
             span, best = found
     return best
+
+
+def _allowances(copies: int) -> list[int]:
+    """Copy counts to try: every one up to 8, then by steps of a quarter, and the limit itself."""
+    counts = list(range(1, min(copies, 8) + 1))
+    while counts and counts[-1] < copies:
+        counts.append(min(copies, counts[-1] * 5 // 4 + 1))
+    return counts
 
 
 def _level(
