@@ -99,3 +99,14 @@ class SignalAt(Callback):
     def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
         if trainer.global_step == self.at and not os.environ.get("SEPTET_TEST_NO_SIGNAL"):
             os.kill(os.getpid(), self.number)
+
+
+class DieAtTest(Callback):
+    """Ends one rank without a word in its first test batch."""
+
+    def __init__(self, rank: int = 1) -> None:
+        self.rank = rank
+
+    def on_test_batch_start(self, trainer: Any, *rest: Any) -> None:
+        if trainer.global_rank == self.rank:
+            os._exit(3)

@@ -107,7 +107,9 @@ def _execute(cli: SeptetCLI) -> int:
             raise UsageError(_sentence(error)) from error
         record.write(cli.trainer, "failed")
         traceback.print_exc()
-        print(f"septet: {cli.stage} failed: {_sentence(error)}", file=sys.stderr)
+        lost = "by peer" in str(error) and cli.trainer.world_size > 1
+        reason = "another process of this run died; its own last lines stand above" if lost else _sentence(error)
+        print(f"septet: {cli.stage} failed: {reason}", file=sys.stderr)
         return 1
     record.write(cli.trainer, "finished")
     if not cli.fast and not cli.is_child:

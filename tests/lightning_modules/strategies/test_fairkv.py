@@ -115,3 +115,10 @@ def test_drift_warns_below_nine_tenths():
     met, low = drift(plan, torch.tensor([[8.0, 8.0, 1.0, 1.0]]))
     assert low or met > 0.9
     assert drift(contiguous_plan(1, 4, 2), loads)[1] is False
+
+
+def test_a_killed_rank_ends_the_run(runs):
+    words = ["--trainer.callbacks+=tests.support.toy.DieAtTest", "--name", "killed"]
+    done = septet_process("test", *SMOKE, *words, env={"SEPTET_RUNS": str(runs)}, timeout=120)
+    assert done.returncode != 0
+    assert "another process of this run died" in done.stderr or "terminated with code 3" in done.stderr
