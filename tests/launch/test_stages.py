@@ -141,6 +141,11 @@ def test_a_stopped_run_resumes_to_the_same_curve(runs, number, code, at, workers
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
 
 
+def test_checkpoints_can_be_switched_off(runs):
+    assert septet("fit", "-c", TOY, "--trainer.enable_checkpointing", "false", "--name", "none") == 0
+    assert not list((newest(runs, "user", "none") / "checkpoints").iterdir())
+
+
 def test_two_writers_on_one_run(trained, capsys):
     import fcntl
     import os

@@ -163,8 +163,7 @@ class SeptetCLI(LightningCLI):
         )
         callbacks += [save, self.record, PredictionWriter(self.run)]
         if self.stage == "fit":
-            restarts = int(os.environ.get("SEPTET_MAX_RESTARTS", "10"))
-            callbacks += [ContinueCurve(), *self._checkpoints(callbacks, config), SafePreemption(max_restarts=restarts)]
+            callbacks += [ContinueCurve(), *self._checkpoints(callbacks, config)]
         if os.environ.get("SEPTET_LAUNCHER") == "slurm" and "SLURM_NTASKS" in os.environ:
             config["plugins"] = [*_listed(config.get("plugins")), SLURMEnvironment(auto_requeue=False)]
         callbacks += self._progress(config)
@@ -192,7 +191,8 @@ class SeptetCLI(LightningCLI):
                     save_top_k=1, enable_version_counter=False, auto_insert_metric_name=False,
                 )
             )  # fmt: skip
-        return added
+        restarts = int(os.environ.get("SEPTET_MAX_RESTARTS", "10"))
+        return [*added, SafePreemption(max_restarts=restarts)]
 
     def _progress(self, config: dict[str, Any]) -> list[Callback]:
         """A rich bar at a terminal, plain lines elsewhere."""

@@ -92,7 +92,7 @@ def _lightning(model: _Net, data: TensorDataset, batch: int, device: str) -> flo
         trainer = Trainer(
             max_epochs=1, accelerator="gpu" if device == "cuda" else "cpu", devices=1, default_root_dir=folder,
             logger=[RunCSVLogger(Path(folder))], callbacks=[PlainProgress(1e9), SafePreemption()],
-            enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         clock = _Clock()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
