@@ -51,11 +51,11 @@ def test_test_and_predict_inside_the_run(trained, runs, capsys):
     assert sum(r["stage"] == "test" for r in Ledger(runs / "ledger.sqlite").rows()) == 1
 
 
-def test_fresh_weights_only_on_demand(runs, capsys):
+def test_fresh_weights_only_on_demand(runs):
     assert septet("test", "-c", TOY, "--ckpt_path", "none", "--name", "fresh") == 0
-    assert (
-        json.loads((newest(runs, "user", "fresh") / "record.json").read_text())["checkpoint"] == "none (fresh weights)"
-    )
+    record = json.loads((newest(runs, "user", "fresh") / "record.json").read_text())
+    assert record["checkpoint"] == "none (fresh weights)"
+    assert septet("predict", "--run", "user/fresh") == 0, "a run without weights is evaluated again without them"
 
 
 def test_configuration_wins_over_the_checkpoint(trained, capsys, runs):

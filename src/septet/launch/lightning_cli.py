@@ -93,7 +93,7 @@ class SeptetCLI(LightningCLI):
         self.fast = bool(config.trainer.get("fast_dev_run"))
         self.slug = slug_of(config)
         self.weights = choose_weights(self.parsed, weights, config.model.class_path)
-        config["ckpt_path"] = None
+        config["ckpt_path"] = "none" if weights == "none" else None  # so that `--run` needs no weights either
         if self.weights.path is not None:
             compare_hyperparameters(self.weights.path, config.model)
 

@@ -52,7 +52,7 @@ def choose_weights(parsed: StageArguments, wanted: str | None, class_path: str) 
     Raises:
         UsageError: if a trainable method would be tested with fresh weights, or the checkpoint does not exist.
     """
-    if wanted == "none":
+    if wanted == "none" or (wanted is None and parsed.run is not None and _without_weights(parsed.run)):
         return Weights(line="none (fresh weights)")
     if wanted in ("best", "last") or (wanted is None and parsed.run is not None and parsed.stage != "fit"):
         if parsed.run is None:
@@ -68,6 +68,13 @@ def choose_weights(parsed: StageArguments, wanted: str | None, class_path: str) 
             "or --ckpt_path none for fresh ones"
         )
     return Weights(line=None if parsed.stage == "fit" else "none (training-free)")
+
+
+def _without_weights(run: Path) -> bool:
+    """Whether a run was an evaluation that needs no checkpoint (its configuration says ``ckpt_path: none``)."""
+    import yaml
+
+    return str(yaml.safe_load((run / "config.yaml").read_text()).get("ckpt_path")) == "none"
 
 
 def _of_run(run: Path, which: str, *, trainable: bool) -> Path | None:
