@@ -101,9 +101,12 @@ def test_weight_cost_in_tokens():
 def test_profile_is_the_mean_of_kept_tokens():
     module = LongContextModule(config=CONFIG, policies=["full"])
     batches = [{"input_ids": torch.randint(1, 90, (2, 40))}, {"input_ids": torch.randint(1, 90, (1, 40))}]
+    even = profile_heads(module, batches, build_policy({"name": "snapkv", "capacity": 20, "window": 8}))
+    np.testing.assert_array_equal(even, np.full((2, 4), 20.0))
     tokens = profile_heads(module, batches, build_policy({"name": "adakv", "capacity": 20, "window": 8}))
     assert tokens.shape == (2, 4)
-    np.testing.assert_allclose(tokens.sum(dim=1), 80)
+    assert ((tokens.sum(dim=1) <= 80) & (tokens.sum(dim=1) > 80 - 4)).all(), "shares are rounded down per head"
+    assert tokens.std() > 0
     with pytest.raises(ValueError, match="no batches"):
         profile_heads(module, [], build_policy("full"))
 
