@@ -122,11 +122,11 @@ def sequence(key, radix, distinct, neighbor, time, edge_id, nodes, times, ids, t
     length = ids.shape[1]
     rank = 0
     for b in range(len(nodes)):
+        if b == 0 or times[b] != times[b - 1]:  # also behind an empty node: the next may share its time
+            rank = _first_at_least(distinct, times[b])
         node = nodes[b]
         if node == 0:
             continue
-        if b == 0 or times[b] != times[b - 1]:
-            rank = _first_at_least(distinct, times[b])
         first = node * radix
         stop = _first_at_least(key, first + rank)
         start = stop
