@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import json
 import re
 import shutil
 import subprocess
@@ -10,8 +12,11 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.runs import newest, septet
 
-from septet.launch.report.collect import Report, Row, collect, paper_table
+from septet.launch.methods import METHODS
+from septet.launch.report.collect import Report, RunPage, collect
+from septet.launch.report.compare import compare
 from septet.launch.report.render import write_report
+from septet.launch.report.tables import Row, leaderboards, paper_table
 
 TOY = "tests/support/toy.yaml"
 GOLDEN = ROOT / "tests/golden/report/report.md"
@@ -139,3 +144,59 @@ def test_a_report_over_the_whole_ledger(page, runs):
     assert septet("report") == 0
     assert "points" in (runs / "report/report.md").read_text()
     assert len(collect([], runs).records) == 2
+
+
+def test_a_board_ranks_by_the_headline_metric_and_its_direction():
+    up, down = {"metric": "val/ap", "mode": "max"}, {"metric": "val/loss", "mode": "min"}
+    records = [
+        _record(0, 0.7, name="weak", monitor=up), _record(0, 0.9, monitor=up), _record(1, 0.8, monitor=up),
+        _record(2, 0.5, name="no headline named"),
+        {**_record(3, 0.1, name="a", dataset="x", monitor=down), "metrics": {"test/loss": 2.0, "test/ap": 0.9}},
+        {**_record(4, 0.1, name="b", dataset="x", monitor=down), "metrics": {"test/loss": 1.0, "test/ap": 0.1}},
+    ]  # fmt: skip
+    uci, x = leaderboards(records)
+    assert (uci.dataset, uci.metric, uci.better) == ("uci", "test/ap", "higher")
+    assert [(p.rank, p.run, p.value, p.seeds) for p in uci.places] == [
+        (1, "uci", "0.8500 ± 0.0707", "0, 1"), (2, "weak", "0.7000", "0"),
+    ]  # fmt: skip
+    assert (x.metric, x.better, [p.run for p in x.places]) == ("test/loss", "lower", ["b", "a"])
+
+
+def test_deviations_of_metrics_and_other_figures_stay_out_of_the_first_table():
+    record = _record(0, 0.7, monitor={"metric": "val/ap", "mode": "max"})
+    record["metrics"] |= {"test/ap_std": 0.1, "test/auc": 0.9}
+    assert [r.metric for r in paper_table([record], [])] == ["test/ap"]
+
+
+def _page(tmp_path, name, lr, points):
+    records = {"test": {"metrics": {"test/ap": points[-1][1]}, "seed": 0, "cost": {"wall_s": 2}}}
+    return RunPage(tmp_path / "user" / name / "r0", records, {"val/ap": points}, [], f"model: {{lr: {lr}, depth: 2}}")
+
+
+def test_runs_side_by_side(tmp_path):
+    pages = [_page(tmp_path, "a", 0.1, [(1, 0.5)]), _page(tmp_path, "b", 0.2, [(1, 0.7)])]
+    found = compare(pages)
+    assert found.titles == ["user/a/r0", "user/b/r0"]
+    assert found.settings == [("model.lr", ["0.1", "0.2"])]
+    assert ("test/ap", ["0.5000", "0.7000"]) in found.figures
+    assert found.curves == {"val/ap": {"user/a/r0": [(1, 0.5)], "user/b/r0": [(1, 0.7)]}}
+    write_report(Report(comparison=found, runs=pages), tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "| model.lr | 0.1 | 0.2 |" in text
+    assert "media/compared-curves.png" in text
+    assert (tmp_path / "media/compared-curves.png").stat().st_size > 1000
+
+
+def test_figures_for_other_programs(tmp_path):
+    records = [_record(0, 0.5, model={"name": "cne_n"}), _record(1, None)]
+    write_report(Report(records=records), tmp_path)
+    with (tmp_path / "results.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(r["run_id"], r["model"], r["metric"], r["value"]) for r in rows] == [
+        ("r0", "cne_n", "test/ap", "0.5"), ("r1", "", "test/ap", ""),
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "results.json").read_text()) == records
+
+
+def test_the_whole_ledger_names_all_methods(tmp_path):
+    assert {r.method for r in collect([], tmp_path).rows} == set(METHODS)

@@ -20,7 +20,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from septet import __version__
 from septet.launch.runs import ledger, write_json
-from septet.lightning_modules.task import is_fast_run
+from septet.lightning_modules.task import Task, is_fast_run
 
 SCHEMA = 1
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "transformers", "torch-geometric", "triton")
@@ -113,6 +113,7 @@ class RecordRun(Callback):
             "status": status,
             "seed": self.seed,
             "metrics": metrics,
+            "monitor": _monitor(module),
             "nonfinite": nonfinite,
             "checkpoint": self.checkpoint or _best_checkpoint(trainer),
             "epoch": trainer.current_epoch,
@@ -147,6 +148,11 @@ def _ask(thing: Any, method: str, default: Any) -> Any:
     if isinstance(thing, LightningModule | LightningDataModule) and hasattr(thing, method):
         return getattr(thing, method)()
     return default
+
+
+def _monitor(module: LightningModule) -> dict[str, str] | None:
+    """The headline metric of one of our tasks and its direction, for leaderboards."""
+    return {"metric": module.monitor, "mode": module.mode} if isinstance(module, Task) else None
 
 
 def _metrics(trainer: Trainer) -> tuple[dict[str, float | None], list[str]]:

@@ -180,7 +180,7 @@ class Ledger:
         for key in ("run_id", "method", "stage"):
             if not record.get(key):
                 raise ValueError(f"a ledger record needs {key!r}, got {record.get(key)!r}")
-        dataset = _dataset_key(record.get("dataset"))
+        dataset = name_of(record.get("dataset"))
         text = json.dumps(record, allow_nan=False, default=str)
         connection = self._connect()
         if connection is None:
@@ -208,8 +208,7 @@ class Ledger:
         return [
             r
             for r in records
-            if (method is None or r["method"] == method)
-            and (dataset is None or _dataset_key(r.get("dataset")) == dataset)
+            if (method is None or r["method"] == method) and (dataset is None or name_of(r.get("dataset")) == dataset)
         ]
 
 
@@ -218,6 +217,6 @@ def ledger(root: Path | None = None) -> Ledger:
     return Ledger((root or runs_root()) / "ledger.sqlite")
 
 
-def _dataset_key(dataset: Any) -> str:
-    """Name of a data set given as a string or a mapping with ``name``."""
-    return str(dataset.get("name", "")) if isinstance(dataset, Mapping) else str(dataset or "")
+def name_of(block: Any) -> str:
+    """Name of a record's data set or model, which is a string or a mapping with ``name``."""
+    return str(block.get("name", "")) if isinstance(block, Mapping) else str(block or "")

@@ -1,22 +1,19 @@
-"""What a report shows, read from run directories, the ledger and the methods' published numbers."""
+"""What a report shows, read from run directories and the ledger."""
 
 from __future__ import annotations
 
 import csv
 import json
-import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from septet.launch.methods import METHODS, room
+from septet.launch.report.compare import Comparison, compare
+from septet.launch.report.tables import Board, Row, leaderboards, paper_table
 from septet.launch.runs import ledger, runs_root
-
-Key = tuple[str, str, str, str, str]
-"""Method, data set, metric, run name, model."""
 
 
 @dataclass
@@ -44,26 +41,12 @@ class RunPage:
 
 
 @dataclass
-class Row:
-    """One line of the paper-against-ours table."""
-
-    method: str
-    dataset: str
-    metric: str
-    paper: str
-    source: str
-    ours: str
-    seeds: str
-    hardware: str
-    date: str
-    command: str
-
-
-@dataclass
 class Report:
     """Everything the page shows."""
 
     rows: list[Row] = field(default_factory=list)
+    boards: list[Board] = field(default_factory=list)
+    comparison: Comparison | None = None
     runs: list[RunPage] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
@@ -82,9 +65,11 @@ def collect(directories: list[Path], root: Path | None = None) -> Report:
             (base / m / n / i for m, n, i in known if n and (base / m / n / i).is_dir()), key=lambda p: p.name
         )
         pages = [read_run(path) for path in newest[-12:]]
-    methods = sorted({r["method"] for r in records})
-    notes = {m: text for m in methods if (text := _deviations(m))}
-    return Report(paper_table(records, methods), pages, records, notes)
+    ran = {r["method"] for r in records}
+    methods = sorted(ran if directories else ran | set(METHODS))
+    notes = {m: text for m in sorted(ran) if (text := _deviations(m))}
+    comparison = compare(pages) if len(directories) > 1 else None
+    return Report(paper_table(records, methods), leaderboards(records), comparison, pages, records, notes)
 
 
 def read_run(path: Path) -> RunPage:
@@ -114,75 +99,6 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
                 if key not in ("step", "epoch") and text not in ("", None):
                     curves[key].append((int(row["step"]), float(text)))
     return dict(curves)
-
-
-def published(slug: str) -> list[dict[str, Any]]:
-    """The method's ``paper.yaml``: dataset, metric, value, source, protocol, config."""
-    import yaml
-
-    file = files("septet") / "lightning_modules" / room(slug) / "paper.yaml"
-    if slug not in METHODS or not file.is_file():
-        return []
-    return list(yaml.safe_load(file.read_text()) or [])
-
-
-def paper_table(records: Iterable[Mapping[str, Any]], methods: Iterable[str]) -> list[Row]:
-    """Published numbers beside ours (mean ± std over seeds), then our numbers that have no published one."""
-    ours = _pool(records)
-    rows: list[Row] = []
-    used: set[Key] = set()
-    for slug in methods:
-        for entry in published(slug):
-            wanted = (slug, str(entry["dataset"]), str(entry["metric"]))
-            model = entry.get("model")
-            found = {k for k in ours if k[:3] == wanted and model in (None, k[4])}
-            used |= found
-            base = _paper_row(slug, entry)
-            rows += [_with_ours(base, ours[k]) for k in sorted(found)] or [base]
-    for key in sorted(set(ours) - used):
-        base = Row(key[0], key[1], key[2], "–", "", "", "", "", "", "")
-        rows.append(_with_ours(base, ours[key]))
-    return rows
-
-
-def _paper_row(slug: str, entry: Mapping[str, Any]) -> Row:
-    config = entry.get("config") or ""
-    return Row(
-        slug, str(entry["dataset"]), str(entry["metric"]), str(entry["value"]), str(entry.get("source", "")),
-        "not run", "", "", "", f"septet fit -c configs/{config}" if config else "",
-    )  # fmt: skip
-
-
-def _pool(records: Iterable[Mapping[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
-    """Finished evaluations by (method, data set, metric, run name, model); the newest record per seed counts."""
-    newest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for record in records:
-        if record.get("stage") not in ("test", "validate"):
-            continue
-        dataset = record.get("dataset")
-        name = dataset.get("name", "") if isinstance(dataset, Mapping) else str(dataset or "")
-        block = record.get("model")
-        model = str(block.get("name", "")) if isinstance(block, Mapping) else str(block or "")
-        for metric, value in (record.get("metrics") or {}).items():
-            if value is not None:
-                key = (record["method"], name, metric, str(record.get("name", "")), model, record.get("seed"))
-                newest[key] = {"value": float(value), "record": record}
-    pooled: dict[Key, list[dict[str, Any]]] = defaultdict(list)
-    for key, item in newest.items():
-        pooled[key[:5]].append(item)
-    return pooled
-
-
-def _with_ours(base: Row, pool: list[dict[str, Any]]) -> Row:
-    values = [item["value"] for item in pool]
-    last = max((item["record"] for item in pool), key=lambda r: str(r.get("finished", "")))
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    seeds = ", ".join(sorted({str(item["record"].get("seed")) for item in pool}))
-    return Row(
-        base.method, base.dataset, base.metric, base.paper, base.source,
-        f"{statistics.fmean(values):.4f}{spread}", seeds, str((last.get("cost") or {}).get("device", "")),
-        str(last.get("finished", ""))[:10], f"run {last['method']}/{last.get('name', '')}",
-    )  # fmt: skip
 
 
 def _deviations(slug: str) -> str:

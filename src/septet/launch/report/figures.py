@@ -6,12 +6,13 @@ import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-Curves = Mapping[str, Sequence[tuple[int, float]]]
+Points = Sequence[tuple[int, float]]
+Curves = Mapping[str, Points]
 
 
-def group_curves(curves: Curves) -> dict[str, dict[str, Sequence[tuple[int, float]]]]:
+def group_curves(curves: Curves) -> dict[str, dict[str, Points]]:
     """Curves of one quantity together: ``train/loss`` and ``val/loss`` share a panel named ``loss``."""
-    groups: dict[str, dict[str, Sequence[tuple[int, float]]]] = defaultdict(dict)
+    groups: dict[str, dict[str, Points]] = defaultdict(dict)
     for name, points in curves.items():
         stage, _, quantity = name.partition("/")
         quantity = (quantity or stage).removesuffix("_epoch").removesuffix("_step")
@@ -19,14 +20,14 @@ def group_curves(curves: Curves) -> dict[str, dict[str, Sequence[tuple[int, floa
     return dict(groups)
 
 
-def curve_figure(curves: Curves) -> bytes | None:
-    """One picture with a panel per quantity (at most nine); None if nothing was logged."""
+def curve_figure(panels: Mapping[str, Curves]) -> bytes | None:
+    """One picture with a panel per quantity (at most nine, losses first); None if nothing was logged."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    groups = sorted(group_curves(curves).items(), key=lambda g: ("loss" not in g[0], g[0]))[:9]
+    groups = sorted(panels.items(), key=lambda g: ("loss" not in g[0], g[0]))[:9]
     if not groups:
         return None
     columns = min(3, len(groups))

@@ -1,4 +1,4 @@
-"""A collected report as ``report.md`` (with a media folder) and one self-contained ``report.html``."""
+"""A collected report as ``report.md`` (with a media folder), one self-contained ``report.html``, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import jinja2
 
 from septet import __version__
 from septet.launch.report.collect import Report, RunPage
-from septet.launch.report.figures import curve_figure
+from septet.launch.report.export import write_results
+from septet.launch.report.figures import curve_figure, group_curves
+from septet.launch.runs import name_of
 
 
 @dataclass
@@ -27,7 +29,7 @@ class Picture:
 
 
 def write_report(report: Report, out: Path) -> Path:
-    """Write both forms and return the page's path.
+    """Write every form and return the page's path.
 
     Args:
         report: what :func:`~septet.launch.report.collect.collect` found.
@@ -36,8 +38,12 @@ def write_report(report: Report, out: Path) -> Path:
     media = out / "media"
     media.mkdir(parents=True, exist_ok=True)
     runs = [_run_view(number, page, media) for number, page in enumerate(report.runs)]
+    write_results(report.records, out)
     context = {
         "rows": report.rows,
+        "boards": report.boards,
+        "comparison": report.comparison,
+        "overlay": _overlay(report, media),
         "runs": runs,
         "notes": report.notes,
         "finished": sum(r.get("stage") != "fit" for r in report.records),
@@ -52,6 +58,12 @@ def write_report(report: Report, out: Path) -> Path:
     return out / "report.html"
 
 
+def _overlay(report: Report, media: Path) -> Picture | None:
+    """Curves of the compared runs over each other."""
+    content = curve_figure(report.comparison.curves) if report.comparison else None
+    return _picture("compared-curves", "curves of the compared runs", content, media) if content else None
+
+
 def _environment(*, html: bool) -> jinja2.Environment:
     folder = files("septet") / "launch" / "report"
     loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))
@@ -63,7 +75,7 @@ def _environment(*, html: bool) -> jinja2.Environment:
 def _run_view(number: int, page: RunPage, media: Path) -> dict[str, Any]:
     """One run for the templates; its pictures are copied beside the report."""
     pictures = []
-    curves = curve_figure(page.curves)
+    curves = curve_figure(group_curves(page.curves))
     if curves is not None:
         pictures.append(_picture(f"run{number}-curves", "learning curves", curves, media))
     for file in page.pictures:
@@ -87,10 +99,7 @@ def _stage_view(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "stage": stage,
         "status": record.get("status", ""),
-        "dataset": (
-            record["dataset"].get("name") if isinstance(record.get("dataset"), Mapping) else record.get("dataset")
-        )
-        or "",
+        "dataset": name_of(record.get("dataset")),
         "seed": record.get("seed"),
         "metrics": {
             k: ("not finite" if v is None else f"{v:.4f}") for k, v in sorted((record.get("metrics") or {}).items())
