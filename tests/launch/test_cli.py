@@ -23,7 +23,9 @@ def test_methods_list_json(capsys):
     assert {row["slug"] for row in json.loads(capsys.readouterr().out)} == set(METHODS)
 
 
-@pytest.mark.parametrize("command", ["methods list", "report --help", "doctor --help", "data --help", "--help"])
+@pytest.mark.parametrize(
+    "command", ["methods list", "fit --help", "test -h", "report --help", "doctor --help", "data --help", "--help"]
+)
 def test_light_commands_import_nothing_heavy(command):
     code = (
         "import sys; from septet.launch.cli import main; "

@@ -80,6 +80,10 @@ def test_inconsistencies_are_named(build, fragment):
         (["render", "--set", "nodes", "--", "fit", "-c", "tests/support/toy.yaml"], "KEY=VALUE"),
         (["render", "--", "fit", "-c", "configs/trainer/ddp_cpu.yaml", "-c", "tests/support/toy.yaml"], "devices: 2"),
         (["sweep", "nowhere.txt", "--", "fit", "-c", "tests/support/toy.yaml"], "no parameter file"),
+        (["sweep", "--", "fit", "-c", "tests/support/toy.yaml"], "nothing to sweep"),
+        (["sweep", "--wandb", "x"], "ENTITY/PROJECT/ID"),
+        (["sweep", "--wandb", "a/b/c", "--count", "0"], "at least one run"),
+        (["sweep", "--wandb", "a/b/c", "--", "fit"], "from the sweep itself"),
         (["status", "user/none"], "no run"),
     ],
 )
@@ -110,3 +114,23 @@ def test_logs_sync_lists_and_refuses(runs, capsys):
     assert septet("fit", "-c", "tests/support/toy.yaml") == 0
     assert septet("logs", "sync", "user/toy") == 2
     assert "no offline W&B files" in capsys.readouterr().err
+
+
+def test_a_sweeps_lines_are_parsed_before_submission(runs, tmp_path, capsys):
+    file = tmp_path / "grid.txt"
+    file.write_text("# two tasks\n--model.init_args.lrr=1\n--model.init_args.lr=1\n")
+    assert septet("launch", "sweep", str(file), "--", "fit", "-c", "tests/support/toy.yaml") == 2
+    assert "did you mean 'lr'" in capsys.readouterr().err
+    assert not runs.exists() or not list(runs.iterdir())
+
+
+def test_agents_of_a_wandb_sweep_are_one_array(runs, monkeypatch):
+    monkeypatch.setattr("septet.launch.slurm.commands._submit", lambda script, run: 0)
+    assert septet("launch", "sweep", "--wandb", "me/septet/ab12", "--count", "3", "--resources", "cpu_small") == 0
+    (run,) = (runs / "sweeps/ab12").iterdir()
+    text = (run / "slurm/job.sh").read_text()
+    assert "#SBATCH --array=0-2" in text
+    assert "#SBATCH --no-requeue" in text
+    assert "-m wandb agent --count 1 me/septet/ab12" in text
+    assert "--trainer.devices" not in text
+    assert (run / "slurm/parameters.txt").read_text() == "\n\n\n"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from septet.launch.arguments import parse_stage_arguments
 from septet.launch.errors import UsageError, did_you_mean
+from septet.launch.stage_help import stage_help
 
 STAGES = {
     "fit": "train a method",
@@ -30,7 +31,7 @@ COMMANDS = {
 
 def usage() -> str:
     """The text of ``septet --help``."""
-    lines = ["usage: septet COMMAND [options]", "", "stages (LightningCLI; `septet fit --help` lists their options):"]
+    lines = ["usage: septet COMMAND [options]", "", "stages (LightningCLI; septet fit --help):"]
     lines += [f"  {name:<10} {text}" for name, text in STAGES.items()]
     lines += ["", "commands:"]
     lines += [f"  {name:<10} {text}{'' if module else ' (not built yet)'}" for name, (module, text) in COMMANDS.items()]
@@ -80,10 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(name: str, arguments: list[str]) -> int:
     if name in STAGES:
+        if any(a in ("-h", "--help") for a in arguments):
+            print(stage_help(name))
+            return 0
         from septet.launch.signals import note_from_now_on
 
         note_from_now_on()
-        asks_only = any(a in ("-h", "--help") for a in arguments)
+        asks_only = "--help-all" in arguments
         parsed = None if asks_only else parse_stage_arguments(name, arguments)  # typos answer before heavy imports
         from septet.launch.stages import run_stage
 

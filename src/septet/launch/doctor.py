@@ -133,9 +133,9 @@ def _mmcv() -> list[Finding]:
 def _wandb() -> list[Finding]:
     if importlib.util.find_spec("wandb") is None:
         return []
-    from septet.launch.loggers import _wandb_key
+    from septet.launch.loggers import wandb_key
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if _wandb_key() else "offline (no API key)")
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb_key() else "offline (no API key)")
     return [Finding("W&B mode", "ok", mode)]
 
 

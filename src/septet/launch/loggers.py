@@ -147,9 +147,9 @@ def bind_loggers(configured: Any, run: Path, *, slug: str, name: str, stage: str
 
 
 def _bind_wandb(init: Any, run: Path, *, slug: str, name: str, stage: str, tags: list[str]) -> dict[str, Any]:
-    """One W&B run per run directory: the id is written once and passed with ``resume="allow"``."""
+    """One W&B run per run directory: its id, a sweep agent's or our own, is written once; ``resume="allow"``."""
     offline = bool(getattr(init, "offline", False)) or os.environ.get("WANDB_MODE") in ("offline", "disabled")
-    if not offline and not _wandb_key():
+    if not offline and not wandb_key():
         print("wandb: no API key found, logging offline (septet logs sync RUN uploads later)", flush=True)
         os.environ["WANDB_MODE"] = "offline"
         offline = True
@@ -160,7 +160,8 @@ def _bind_wandb(init: Any, run: Path, *, slug: str, name: str, stage: str, tags:
     os.environ.setdefault("WANDB_SILENT", "true")
     identity = run / "wandb_id"
     if not identity.is_file():
-        identity.write_text(secrets.token_hex(4))
+        of_agent = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        identity.write_text(of_agent or secrets.token_hex(4))
     init.save_dir, init.id, init.name = str(run), identity.read_text().strip(), run.name
     init.project = getattr(init, "project", None) or "septet"
     if init.project == "lightning_logs":
@@ -168,7 +169,7 @@ def _bind_wandb(init: Any, run: Path, *, slug: str, name: str, stage: str, tags:
     return {"group": f"{slug}/{name}", "job_type": stage, "tags": tags, "resume": "allow"}
 
 
-def _wandb_key() -> bool:
+def wandb_key() -> bool:
     """Whether a W&B key can be found without importing wandb."""
     if os.environ.get("WANDB_API_KEY"):
         return True

@@ -17,16 +17,6 @@ from septet.launch.lightning_cli import SeptetCLI
 from septet.launch.preemption import PREEMPTED, Preempted
 from septet.launch.quiet import quiet_lightning
 
-_HELP = """\
-septet {stage} -c configs/<slug>/<case>.yaml [options]   (`septet methods list`, `septet methods show SLUG`)
-  -c FILE           configuration, here or in the package; later files go on top
-  --run RUN         an existing run: directory, run id or slug/name (fit resumes it; test, predict evaluate it)
-  --name NAME       of the run (default: the configuration's name)
-  --ckpt_path W     best, last, none or a file
-  --model SLUG      or a full class path; --model.help CLASS, --data.help CLASS list their options
-Everything below is Lightning's own:
-"""
-
 
 def run_stage(stage: str, arguments: list[str], parsed: StageArguments | None = None) -> int:
     """Run one Lightning stage; returns the exit code.
@@ -34,14 +24,13 @@ def run_stage(stage: str, arguments: list[str], parsed: StageArguments | None = 
     Args:
         stage: fit, validate, test or predict.
         arguments: as typed.
-        parsed: the same, taken apart already; None for ``--help``.
+        parsed: the same, taken apart already; None for ``--help-all``.
 
     Raises:
         UsageError: for everything a user got wrong, before training starts.
     """
     if parsed is None:
-        print(_HELP.format(stage=stage))
-        return _parse_only(StageArguments(stage=stage, argv=arguments))
+        return _parse_only(StageArguments(stage=stage, argv=["--help"]))
     if any(a.startswith("--print_config") for a in arguments):
         return _parse_only(parsed)
     kept, sys.argv = sys.argv, [sys.argv[0], stage, *parsed.argv]

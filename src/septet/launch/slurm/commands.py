@@ -6,11 +6,13 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(words[: words.index("--")] if "--" in words else words)
     if options.action in ("status", "cancel"):
         return _status(options) if options.action == "status" else _cancel(options)
-    if not command:
+    if options.action == "sweep":
+        _check_sweep(options, command)
+    elif not command:
         raise UsageError("nothing to launch: septet launch submit [options] -- fit -c configs/cne_n/smoke.yaml")
     return _launch(options, command)
 
@@ -55,8 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         )
         job.add_argument("--name", help="of the run")
         if name == "sweep":
-            job.add_argument("file", type=Path, help="one line of further arguments per task")
+            job.add_argument("file", nargs="?", help="one line of further arguments per task")
             job.add_argument("--only", help="task numbers to submit again, for example 0,3,7")
+            job.add_argument("--wandb", metavar="SWEEP", help="a W&B sweep's ENTITY/PROJECT/ID instead of a file")
+            job.add_argument("--count", type=int, default=1, help="runs of the W&B sweep, one agent each (default 1)")
     for name, text in {"status": "state of a run's jobs", "cancel": "cancel a run's jobs"}.items():
         job = actions.add_parser(name, help=text)
         job.add_argument("run")
@@ -88,19 +94,24 @@ def _launch(options: argparse.Namespace, command: list[str]) -> int:
 
     of_cluster, of_resources = _overrides(options.set)
     cluster = load_cluster(options.cluster, of_cluster)
-    resources = load_resources(options.resources, of_resources)
+    agents = getattr(options, "wandb", None)
+    resources = load_resources(options.resources, {**of_resources, **({"requeue": False} if agents else {})})
     python = cluster.python or (sys.executable if cluster.container == "none" else "python")
-    words, slug, name = check_command(command, options.name, resources, python)
+    if agents:  # W&B itself starts a preempted run again, under a new id
+        words, slug, name = [python, "-m", "wandb", "agent", "--count", "1", agents], "sweeps", agents.split("/")[-1]
+    else:
+        words, slug, name = check_command(command, options.name, resources, python)
+    lines = _sweep_lines(options) if options.action == "sweep" else []
+    if any(lines):  # a typo in the lines would fail in every task
+        printed_config([*(command[1:] if command[0] == "septet" else command), *shlex.split(lines[0])])
     run = runs_root().resolve() / slug / name / "RUN_ID"
     if options.action != "render":
         run = create_run(runs_root().resolve(), slug, name, new_run_id())
     folder = run / "slurm"
-    parameters, size = None, 0
-    if options.action == "sweep":
-        parameters, size = _parameters(options, folder)
+    parameters = _keep_lines(lines, folder) if lines else None
     text = render(
         words, cluster, resources, run, workdir=Path.cwd(), commit=str(git_state()["commit"] or ""),
-        array=parameters, array_size=size,
+        array=parameters, array_size=len(lines),
     )  # fmt: skip
     if options.action == "render":
         print(text, end="")
@@ -113,6 +124,17 @@ def _launch(options: argparse.Namespace, command: list[str]) -> int:
         shutil.rmtree(run)
         return code
     return _local(script) if options.action == "local" else _submit(script, run)
+
+
+def _check_sweep(options: argparse.Namespace, command: list[str]) -> None:
+    """A sweep is either a parameter file with a command, or a W&B sweep that has its own."""
+    if options.wandb is None:
+        if options.file is None or not command:
+            raise UsageError("nothing to sweep: septet launch sweep FILE -- fit -c ..., or --wandb ENTITY/PROJECT/ID")
+    elif options.file is not None or options.only or command:
+        raise UsageError("--wandb takes parameters and command from the sweep itself; leave FILE, --only and -- out")
+    elif options.count < 1 or options.wandb.count("/") != 2:
+        raise UsageError(f"--wandb {options.wandb!r} --count {options.count}: ENTITY/PROJECT/ID and at least one run")
 
 
 def check_command(
@@ -171,11 +193,15 @@ def _slug(config: dict[str, Any]) -> str:
     return parts[2] if parts[:2] == ["septet", "lightning_modules"] and parts[2] in METHODS else "user"
 
 
-def _parameters(options: argparse.Namespace, folder: Path) -> tuple[Path, int]:
-    """A sweep's lines, kept beside the script; ``--only`` picks some of them again."""
-    if not options.file.is_file():
-        raise UsageError(f"no parameter file {str(options.file)!r}: one line of arguments per task")
-    lines = [line for line in options.file.read_text().splitlines() if line.strip() and not line.startswith("#")]
+def _sweep_lines(options: argparse.Namespace) -> list[str]:
+    """A sweep's lines of arguments; ``--only`` picks some of them again. Agents need none: empty lines."""
+    if options.wandb:
+        return [""] * options.count
+    shipped = Path(str(files("septet"))) / options.file
+    file = Path(options.file) if Path(options.file).is_file() else shipped
+    if not file.is_file():
+        raise UsageError(f"no parameter file {options.file!r}: one line of arguments per task")
+    lines = [line for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")]
     if options.only:
         try:
             lines = [lines[int(number)] for number in options.only.split(",")]
@@ -185,10 +211,15 @@ def _parameters(options: argparse.Namespace, folder: Path) -> tuple[Path, int]:
             ) from error
     if not lines:
         raise UsageError(f"{options.file} holds no line")
+    return lines
+
+
+def _keep_lines(lines: list[str], folder: Path) -> Path:
+    """The lines beside the script, where the tasks read them."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "parameters.txt"
     target.write_text("\n".join(lines) + "\n")
-    return target, len(lines)
+    return target
 
 
 def _need(tool: str) -> None:

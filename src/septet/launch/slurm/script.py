@@ -76,6 +76,8 @@ def with_devices(command: Sequence[str], resources: Resources) -> list[str]:
         ValueError: if the command says otherwise.
     """
     words = list(command)
+    if words[1:3] == ["-m", "wandb"]:  # an agent; its sweep names the command
+        return words
     for option, wanted in (("--trainer.devices", resources.tasks_per_node), ("--trainer.num_nodes", resources.nodes)):
         given = option_value(words, option)
         if given is not None and given not in (str(wanted), "auto", "-1"):
