@@ -65,7 +65,17 @@ def parse_stage_arguments(stage: str, arguments: list[str]) -> StageArguments:
     while queue:
         word = queue.pop(0)
         option, has_value, value = word.partition("=")
-        if option in ("--run", "--name", "--ckpt_path", "-c", "--config", "--model", "--data"):
+        if option in (
+            "--run",
+            "--name",
+            "--ckpt_path",
+            "-c",
+            "--config",
+            "--model",
+            "--data",
+            "--model.help",
+            "--data.help",
+        ):
             if not has_value:
                 if not queue:
                     raise UsageError(f"{option} needs a value")
@@ -95,7 +105,7 @@ def _take(parsed: StageArguments, option: str, value: str) -> None:
         parsed.configs.append(path)
         parsed.argv += ["--config", path]
     else:
-        parsed.argv += [f"{option}={class_path(value, option.lstrip('-'))}"]
+        parsed.argv += [f"{option}={class_path(value, option.lstrip('-').removesuffix('.help'))}"]
 
 
 def find_config(value: str) -> str:

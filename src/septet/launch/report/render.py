@@ -16,7 +16,7 @@ from septet import __version__
 from septet.launch.report.collect import Report, RunPage
 from septet.launch.report.export import write_results
 from septet.launch.report.figures import curve_figure, group_curves
-from septet.launch.runs import name_of
+from septet.launch.report.views import board_view, comparison_views, paper_view, stages_view
 
 
 @dataclass
@@ -39,10 +39,12 @@ def write_report(report: Report, out: Path) -> Path:
     media.mkdir(parents=True, exist_ok=True)
     runs = [_run_view(number, page, media) for number, page in enumerate(report.runs)]
     write_results(report.records, out)
+    comparison = report.comparison
     context = {
-        "rows": report.rows,
-        "boards": report.boards,
-        "comparison": report.comparison,
+        "paper": paper_view(report.rows),
+        "boards": [(board, board_view(board, number)) for number, board in enumerate(report.boards, start=1)],
+        "comparison": comparison,
+        "compared": comparison_views(comparison) if comparison else [],
         "overlay": _overlay(report, media),
         "runs": runs,
         "notes": report.notes,
@@ -82,6 +84,7 @@ def _run_view(number: int, page: RunPage, media: Path) -> dict[str, Any]:
         pictures.append(_picture(f"run{number}-{file.stem}", file.stem.replace("_", " "), file.read_bytes(), media))
     return {
         "title": page.title,
+        "table": stages_view(page.records),
         "stages": [_stage_view(stage, record) for stage, record in page.records.items()],
         "pictures": pictures,
         "config": page.config,
@@ -94,19 +97,9 @@ def _picture(file: str, name: str, content: bytes, media: Path) -> Picture:
 
 
 def _stage_view(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    cost = record.get("cost") or {}
-    memory = cost.get("peak_vram_bytes") or cost.get("peak_rss_bytes") or 0
+    figures = sorted((record.get("metrics") or {}).items())
     return {
         "stage": stage,
-        "status": record.get("status", ""),
-        "dataset": name_of(record.get("dataset")),
-        "seed": record.get("seed"),
-        "metrics": {
-            k: ("not finite" if v is None else f"{v:.4f}") for k, v in sorted((record.get("metrics") or {}).items())
-        },
+        "metrics": {k: "not finite" if v is None else f"{v:.4f}" for k, v in figures},
         "weights": record.get("checkpoint") or "",
-        "wall": f"{cost.get('wall_s', 0):.1f} s",
-        "memory": f"{memory / 2**20:.0f} MiB",
-        "device": cost.get("device", ""),
-        "commit": str((record.get("git") or {}).get("commit") or "")[:10],
     }
