@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,8 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from septet import __version__
-from septet.launch.runs import ledger, write_json
+from septet.launch.latency import BatchClock
+from septet.launch.runs import ledger, runs_root, write_json
 from septet.lightning_modules.task import Task, is_fast_run
 
 SCHEMA = 1
@@ -29,34 +31,45 @@ _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy", "tran
 class RecordRun(Callback):
     """Writes ``record.json`` (whole, then renamed; also on failure) and one ledger row per finished evaluation.
 
+    The command line makes one for every run and calls :meth:`write`. In a Trainer of your own ``RecordRun()`` is
+    enough: the run directory is then ``trainer.default_root_dir``, the ledger lies in ``$SEPTET_RUNS``.
+
     Args:
         run: the run directory.
-        stage: fit, validate, test or predict.
-        slug: the method.
+        stage: fit, validate, test or predict; None: what the trainer does.
+        slug: the method; None: from the module's class.
         seed: of the run.
         root: folder of all runs, holding the ledger; None: three levels above ``run``.
         in_run: True when an existing run is evaluated; names then carry the stage.
         checkpoint: the weights' file and position, as printed.
+        latency_batches: batches of an evaluation whose latency is measured.
+        warmup: batches before them.
     """
 
     def __init__(
         self,
-        run: Path,
-        stage: str,
-        slug: str,
+        run: Path | None = None,
+        stage: str | None = None,
+        slug: str | None = None,
         *,
         seed: int | None = None,
         root: Path | None = None,
         in_run: bool = False,
         checkpoint: str | None = None,
+        latency_batches: int = 20,
+        warmup: int = 5,
     ) -> None:
-        self.run, self.stage, self.slug, self.seed = run, stage, slug, seed
-        self.root = root or run.parents[2]
-        self.in_run, self.checkpoint = in_run, checkpoint
-        self.started = datetime.now(UTC)
-        self._clock = time.perf_counter()
-        self._cpu = _cpu_seconds()
+        self._given = (run, stage, slug)
+        self.run, self.stage, self.slug = run or Path(), stage or "", slug or ""
+        self.root = root or (run.parents[2] if run is not None else runs_root())
+        self.seed, self.in_run, self.checkpoint = seed, in_run, checkpoint
         self.began = False
+        self._clock = BatchClock(latency_batches, warmup)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.started = datetime.now(UTC)
+        self._wall, self._cpu = time.perf_counter(), _cpu_seconds()
         self._written = False
 
     @property
@@ -66,6 +79,12 @@ class RecordRun(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget earlier memory peaks and keep the environment."""
+        if self._given[0] is None:
+            self._begin()
+            self.run = Path(trainer.default_root_dir).resolve()
+            self.run.mkdir(parents=True, exist_ok=True)
+        self.stage = self._given[1] or str(trainer.state.fn.value if trainer.state.fn else stage)
+        self.slug = self._given[2] or _slug(pl_module)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         if trainer.is_global_zero and not is_fast_run(trainer):
@@ -82,6 +101,33 @@ class RecordRun(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As for training."""
         self.began = True
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Time a batch of a validation of its own."""
+        if self.stage == "validate":
+            self._clock.start(pl_module.device)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """As above."""
+        self._clock.stop()
+
+    def on_test_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Time a batch of the test."""
+        self._clock.start(pl_module.device)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """As above."""
+        self._clock.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """In a Trainer of one's own: a failed stage leaves its record."""
+        if self._given[0] is None:
+            self.write(trainer, "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """In a Trainer of one's own: the stage has ended."""
+        if self._given[0] is None and trainer.state.status.value != "interrupted":
+            self.write(trainer, "finished")
 
     def write(self, trainer: Trainer, status: str) -> dict[str, Any] | None:
         """Write the record once; a finished evaluation also enters the ledger.
@@ -111,7 +157,7 @@ class RecordRun(Callback):
             "scenario": _ask(data, "record_scenario", {}),
             "stage": self.stage,
             "status": status,
-            "seed": self.seed,
+            "seed": self.seed if self.seed is not None else _env_seed(),
             "metrics": metrics,
             "monitor": _monitor(module),
             "nonfinite": nonfinite,
@@ -125,7 +171,20 @@ class RecordRun(Callback):
             "started": self.started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        return {**record, **_ask(module, "record_fields", {})}
+        fields = _ask(module, "record_fields", {})
+        return {**record, **fields, "model": self._model(module, fields), "criteria": self._criteria(record, fields)}
+
+    def _model(self, module: LightningModule, fields: dict[str, Any]) -> dict[str, Any]:
+        """What the module says about the model, with its number of parameters."""
+        block = fields.get("model")
+        named = dict(block) if isinstance(block, Mapping) else {"name": str(block or self.slug)}
+        return {"params": sum(p.numel() for p in module.parameters()), **named}
+
+    def _criteria(self, record: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+        """Latency of a batch, device and peak memory; what the module measures itself goes on top."""
+        cost, latency = record["cost"], self._clock.criteria()
+        shared = {"device": cost["device"], "peak_mem_bytes": cost["peak_vram_bytes"] or cost["peak_rss_bytes"]}
+        return {**latency, **shared, **fields.get("criteria", {})}
 
     def _cost(self, trainer: Trainer) -> dict[str, Any]:
         device = trainer.strategy.root_device
@@ -133,7 +192,7 @@ class RecordRun(Callback):
             torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
         )
         return {
-            "wall_s": round(time.perf_counter() - self._clock, 3),
+            "wall_s": round(time.perf_counter() - self._wall, 3),
             "cpu_s": round(_cpu_seconds() - self._cpu, 3),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             * (1 if sys.platform == "darwin" else 1024),
@@ -148,6 +207,17 @@ def _ask(thing: Any, method: str, default: Any) -> Any:
     if isinstance(thing, LightningModule | LightningDataModule) and hasattr(thing, method):
         return getattr(thing, method)()
     return default
+
+
+def _slug(module: LightningModule) -> str:
+    """The method's slug from its class, ``user`` for somebody's own."""
+    parts = type(module).__module__.split(".")
+    return parts[2] if parts[:2] == ["septet", "lightning_modules"] and len(parts) > 2 else "user"
+
+
+def _env_seed() -> int | None:
+    seed = os.environ.get("PL_GLOBAL_SEED", "")
+    return int(seed) if seed.isdigit() else None
 
 
 def _monitor(module: LightningModule) -> dict[str, str] | None:
