@@ -56,9 +56,16 @@ def test_in_a_trainer_of_ones_own(tmp_path, runs):
     assert record["criteria"]["peak_mem_bytes"] > 1e6
     (row,) = ledger().rows()
     assert row["run_id"] == record["run_id"]
-    (found,) = from_ledger({**row, "metrics": {"test/accuracy": 0.5}})
+    (found,) = from_ledger({**row, "scenario": "toy", "metrics": {"test/accuracy": 0.5}})
     assert found["criteria"]["latency_ms_p95"] == record["criteria"]["latency_ms_p95"]
     assert found["model"]["params"] == record["model"]["params"]
+
+
+def test_an_error_before_the_stage_leaves_nothing(tmp_path, runs, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no such data"):
+        _trainer(tmp_path, RecordRun()).test(Toy(), datamodule=ToyData(fail="no such data"), verbose=False)
+    assert not list(tmp_path.rglob("record.json"))
 
 
 def test_a_failed_stage_leaves_its_record(tmp_path, runs, monkeypatch):

@@ -121,12 +121,12 @@ class RecordRun(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """In a Trainer of one's own: a failed stage leaves its record."""
-        if self._given[0] is None:
+        if self._given[0] is None and self.stage:
             self.write(trainer, "interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """In a Trainer of one's own: the stage has ended."""
-        if self._given[0] is None and trainer.state.status.value != "interrupted":
+        if self._given[0] is None and self.stage and trainer.state.status.value != "interrupted":
             self.write(trainer, "finished")
 
     def write(self, trainer: Trainer, status: str) -> dict[str, Any] | None:

@@ -96,8 +96,8 @@ def _backend(name: str, query: Tensor, layer: "RaggedLayer") -> Callable[[Tensor
 def _choose(query: Tensor, layer: "RaggedLayer") -> str:
     if layer.dense() is not None:
         return "sdpa"
-    if query.is_cuda and layer.min_length() > 0:
+    if query.is_cuda:
         from importlib.util import find_spec
 
         return "triton" if find_spec("triton") else "sdpa"
-    return "sdpa" if query.is_cuda else "loop"
+    return "loop"

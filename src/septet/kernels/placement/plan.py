@@ -149,12 +149,18 @@ class HeadPlan:
             document = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"a plan file must be JSON: {error}") from error
-        if document.get("format") != FORMAT:
-            raise ValueError(f"plan format {document.get('format')!r}, expected {FORMAT!r}")
-        layers = tuple(
-            tuple(tuple(Replica(*r) for r in head) for head in layer) for layer in document.get("layers", ())
-        )
-        plan = cls(document["n_devices"], document["batch_size"], layers, document.get("meta", {}))
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            found = document.get("format") if isinstance(document, dict) else type(document).__name__
+            raise ValueError(f"plan format {found!r}, expected {FORMAT!r}")
+        missing = [key for key in ("n_devices", "batch_size", "layers") if key not in document]
+        if missing:
+            raise ValueError(f"the plan file lacks {', '.join(missing)}; write it with HeadPlan.to_json")
+        try:
+            layers = tuple(tuple(tuple(Replica(*r) for r in head) for head in layer) for layer in document["layers"])
+            counts = int(document["n_devices"]), int(document["batch_size"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the plan file is damaged ({error}); write it with HeadPlan.to_json") from error
+        plan = cls(*counts, layers, document.get("meta", {}))
         for key, value in (("n_layers", plan.n_layers), ("n_kv_heads", plan.n_kv_heads)):
             if document.get(key, value) != value:
                 raise ValueError(f"plan says {key} = {document[key]} but holds {value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +14,33 @@ def read_profile(path: str | Path, name: str | None = None) -> Tensor:
     """A profile ``(L, H)`` float64 from an .npz with one array (or the named one) or a .tsv.
 
     Raises:
-        ValueError: if the file is missing, ambiguous or not a table.
+        ValueError: if the file is missing, damaged, ambiguous or not a table of finite numbers.
     """
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"no head profile {str(file)!r} (.npz or .tsv)")
-    if file.suffix == ".npz":
-        with np.load(file) as arrays:
-            if name is None and len(arrays.files) != 1:
-                raise ValueError(f"{file} holds {arrays.files}; name one of them")
-            values = arrays[name or arrays.files[0]]
-    else:
-        values = np.loadtxt(file, ndmin=2)
-    if values.ndim != 2:
+    if file.stat().st_size == 0:
+        raise ValueError(f"head profile {file} is empty; write it anew")
+    try:
+        values = _read_npz(file, name) if file.suffix == ".npz" else np.loadtxt(file, ndmin=2)
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ValueError(f"head profile {file} is damaged ({error}); write it anew") from error
+    except ValueError as error:
+        raise ValueError(f"head profile {file}: {error}") from error
+    if values.ndim != 2 or values.size == 0:
         raise ValueError(f"{file}: a profile is (layers, heads), got shape {values.shape}")
+    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise ValueError(f"{file}: a profile holds finite numbers (kept tokens per sequence)")
     return torch.as_tensor(np.asarray(values, dtype=np.float64))
+
+
+def _read_npz(file: Path, name: str | None) -> np.ndarray:
+    with np.load(file) as arrays:
+        if name is None and len(arrays.files) != 1:
+            raise ValueError(f"it holds {', '.join(arrays.files)}; name one of them")
+        if name is not None and name not in arrays.files:
+            raise ValueError(f"it holds {', '.join(arrays.files)}, not {name}")
+        return np.asarray(arrays[name or arrays.files[0]])
 
 
 def group_mean(profile: Tensor, n_kv_heads: int) -> Tensor:

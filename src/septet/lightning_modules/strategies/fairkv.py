@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
 from septet.kernels.placement import HeadPlan, contiguous_plan, read_profile, solve
-from septet.kernels.policies.base import Policy
 from septet.lightning_modules.cake.model import CausalLM, DecoderConfig
-from septet.lightning_modules.strategies.head_parallel import parallelise
-from septet.lightning_modules.strategies.pictures import plan_figure
+from septet.lightning_modules.strategies.head_parallel import ProcessShard, parallelise
+from septet.lightning_modules.strategies.loading import LoadReport, load_cut, whole_weights_reason
+from septet.lightning_modules.strategies.pictures import plan_drawing, plan_figure
+from septet.lightning_modules.strategies.placement_record import placement_record, save_placement, save_sweeps
+from septet.lightning_modules.strategies.profiling import check_profile, drift, profile_heads, weight_cost_in_tokens
 from septet.lightning_modules.task import Task
+
+__all__ = ["FairKVStrategy", "check_profile", "drift", "profile_heads", "weight_cost_in_tokens"]
+
+log = logging.getLogger("lightning.pytorch")
 
 
 class FairKVStrategy(ModelParallelStrategy):
@@ -51,11 +59,16 @@ class FairKVStrategy(ModelParallelStrategy):
         super().__init__(**kwargs)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if copies < 0:
+            raise ValueError(f"copies is {copies}; it must not be negative")
+        if cardinality not in ("free", "equal"):
+            raise ValueError(f"cardinality {cardinality!r}: choose 'free' or 'equal'")
         if weight_cost != "auto" and not isinstance(weight_cost, int | float):
             raise ValueError(f"weight_cost {weight_cost!r}: give a number of tokens, or 'auto'")
         self.plan = HeadPlan.from_json(plan) if isinstance(plan, str | Path) else plan
         self.profile, self.copies, self.batch_size = profile, copies, batch_size
         self.cardinality, self.weight_cost = cardinality, weight_cost
+        self.report: LoadReport | None = None
         self._cut = False
 
     # -- Lightning --------------------------------------------------------------------------------------------------
@@ -74,7 +87,9 @@ class FairKVStrategy(ModelParallelStrategy):
 
     @override
     def setup_environment(self) -> None:
-        """Check that backend and device go together, then connect the processes."""
+        """Refuse training, check that backend and device go together, then connect the processes."""
+        if self.lightning_module is not None and self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
+            raise ValueError("strategy fairkv evaluates only (validate, test, predict); train with strategy: ddp")
         backend, kind = self._process_group_backend, self.root_device.type
         if backend == "nccl" and kind == "cpu":
             raise ValueError(
@@ -86,21 +101,60 @@ class FairKVStrategy(ModelParallelStrategy):
 
     @override
     def setup(self, trainer: Trainer) -> None:
-        """Cut the model once, after its weights are there."""
-        if trainer.state.fn == TrainerFn.FITTING:
-            raise ValueError("strategy fairkv evaluates only (validate, test, predict); train with strategy: ddp")
+        """Cut the model once, after its weights are there (a sliced one is cut already)."""
         assert self.lightning_module is not None
         model = getattr(self.lightning_module, "model", None)
         if not isinstance(model, CausalLM):
             raise ValueError(f"strategy fairkv cuts a CausalLM in `module.model`, found {type(model).__name__}")
         if not self._cut:
-            self.plan = self._make_plan(model.config)
+            self._settle_plan(model.config)
+            assert self.plan is not None
             model.to(self.root_device)
-            parallelise(model, self.plan, self.device_mesh["tensor_parallel"].get_group())
+            parallelise(model, self.plan, self._group)
             self._cut = True
-            rank_zero_info(self._summary())
-            self._draw(model.config)
         super().setup(trainer)
+        model.reset_rope()  # a conversion to bf16 must not touch the rotary frequencies
+        rank_zero_info(self._summary())
+        self._draw(model.config)
+
+    @contextmanager
+    @override
+    def model_sharded_context(self) -> Generator[None, None, None]:
+        """Just before ``configure_model``: weights of a Hugging Face folder are read in slices where they can be.
+
+        Other formats (GGUF) are loaded whole by ``configure_model`` in every process and cut in :meth:`setup`.
+        """
+        module = self.lightning_module
+        name = getattr(module, "pretrained", None)
+        if isinstance(name, str) and getattr(module, "model", None) is None and not self._cut:
+            reason = whole_weights_reason(name)
+            if reason is None:
+                dtype = getattr(self.precision_plugin, "_desired_input_dtype", torch.float32)
+                model, self.report = load_cut(name, self._settle_plan, self._group, self.root_device, dtype)
+                module.model = model  # type: ignore[union-attr]
+                self._cut = True
+                log.info(self.report.line(self.global_rank))
+            else:
+                rank_zero_info(f"fairkv: {reason}")
+        with super().model_sharded_context():
+            yield
+
+    @override
+    def on_validation_end(self) -> None:
+        """Say what the caches really held."""
+        self._report_met()
+
+    @override
+    def on_test_end(self) -> None:
+        """Say what the caches really held, and draw the pictures of whole profiles."""
+        self._report_met()
+        if isinstance(self.lightning_module, Task) and self.global_rank == 0:
+            save_sweeps(self.lightning_module)
+
+    @override
+    def on_predict_end(self) -> None:
+        """Say what the caches really held."""
+        self._report_met()
 
     @override
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -109,10 +163,25 @@ class FairKVStrategy(ModelParallelStrategy):
 
     @override
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """As any strategy does."""
-        Strategy.load_model_state_dict(self, checkpoint, strict)
+        """As any strategy does; a model that is cut already takes its slices."""
+        if not self._cut:
+            Strategy.load_model_state_dict(self, checkpoint, strict)
+            return
+        state = checkpoint["state_dict"]
+        renamed = {name.removeprefix("model.") if "lm_head" in name else name: value for name, value in state.items()}
+        self.lightning_module.model.load_hf_state_dict(renamed)  # type: ignore[union-attr,operator]
 
     # -- plan -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _group(self) -> Any:
+        """The processes that share one model."""
+        return self.device_mesh["tensor_parallel"].get_group()
+
+    def _settle_plan(self, config: DecoderConfig) -> HeadPlan:
+        """The plan, made once."""
+        self.plan = self._make_plan(config)
+        return self.plan
 
     def _make_plan(self, config: DecoderConfig) -> HeadPlan:
         """The given plan, or one solved from the profile, or contiguous blocks.
@@ -158,8 +227,26 @@ class FairKVStrategy(ModelParallelStrategy):
         module = self.lightning_module
         assert self.plan is not None
         if isinstance(module, Task) and self.global_rank == 0:
-            module.save_picture("head_plan", plan_figure(self.plan, *self._loads(config)))
+            module.save_picture("load_per_device", plan_figure(self.plan, *self._loads(config)))
+            module.save_picture("head_plan", plan_drawing(self.plan))
             module.save_media("head_plan.json", self.plan.to_json())
+
+    def _report_met(self) -> None:
+        """Kept tokens and KV bytes per process against the plan, by policy; a plan that drifted is warned about."""
+        module = self.lightning_module
+        model: CausalLM = module.model  # type: ignore[union-attr,assignment]
+        if self.plan is None or not isinstance(model.shard, ProcessShard) or not model.shard.met:
+            return
+        loads, cost = self._loads(model.config)
+        planned = None if self.profile is None else loads / self.batch_size
+        record = placement_record(self.plan, model.shard, planned, cost, self.report)
+        for label, row in record["policies"].items():
+            used = f"utilisation {row['utilisation_met']:.3f} on the loads of {label}"
+            rank_zero_info(f"fairkv: {used}, planned {record['utilisation_planned']}")
+            if row["drifted"]:
+                rank_zero_warn(f"{used} is below 90 % of the planned one; profile anew and solve again")
+        if isinstance(module, Task) and self.global_rank == 0:
+            save_placement(module, record)
 
     def _summary(self) -> str:
         assert self.plan is not None
@@ -167,67 +254,6 @@ class FairKVStrategy(ModelParallelStrategy):
         used = self.plan.meta.get("utilisation")
         planned = f", planned utilisation {used:.3f}" if isinstance(used, float) else ""
         return f"fairkv: {self.plan.n_devices} devices, {sum(copies)} copied heads over {len(copies)} layers{planned}"
-
-
-def weight_cost_in_tokens(config: DecoderConfig) -> float:
-    """C of section 2 in tokens of one KV head: ``(g + 1) * hidden`` (the element size cancels)."""
-    return (config.n_heads // config.n_kv_heads + 1) * float(config.hidden_size)
-
-
-def check_profile(profile: Tensor, config: DecoderConfig) -> Tensor:
-    """A profile that fits the model.
-
-    Raises:
-        ValueError: naming both shapes; one of query heads is offered the group mean.
-    """
-    wanted = (config.n_layers, config.n_kv_heads)
-    if tuple(profile.shape) == wanted:
-        return profile.to(torch.float64)
-    if tuple(profile.shape) == (config.n_layers, config.n_heads):
-        raise ValueError(
-            f"profile {tuple(profile.shape)} is per query head, the model has {wanted} KV heads; "
-            "take the mean of each group: septet.kernels.placement.group_mean(profile, n_kv_heads)"
-        )
-    raise ValueError(f"profile {tuple(profile.shape)} does not fit a model of {wanted} (layers, KV heads)")
-
-
-def profile_heads(module: LightningModule, batches: Iterable[Mapping[str, Any]], policy: Policy) -> Tensor:
-    """Mean kept tokens per sequence of each layer and KV head under a policy.
-
-    Args:
-        module: with a whole ``CausalLM`` in ``model``.
-        batches: with ``input_ids`` ``(B, T)`` and optionally ``attention_mask``.
-        policy: whose budgets are met.
-
-    Returns:
-        ``(L, H_kv)`` float64.
-
-    Raises:
-        ValueError: if there are no batches.
-    """
-    module.configure_model()
-    model = module.model
-    assert isinstance(model, CausalLM)
-    total = torch.zeros(model.config.n_layers, model.config.n_kv_heads, dtype=torch.float64)
-    count = 0
-    for batch in batches:
-        ids = batch["input_ids"]
-        cache = model.new_cache(policy, len(ids))
-        with torch.no_grad():
-            model(ids, cache=cache, attention_mask=batch.get("attention_mask"), last_only=True)
-        for layer in range(model.config.n_layers):
-            total[layer] += cache.lengths(layer).sum(dim=0).to(torch.float64).cpu()
-        count += len(ids)
-    if count == 0:
-        raise ValueError("profile_heads got no batches; give about 50 prompts")
-    return total / count
-
-
-def drift(plan: HeadPlan, head_tokens: Tensor, weight_cost: float = 0.0) -> tuple[float, bool]:
-    """Utilisation on the loads actually met, and whether it fell below 90 % of the planned one."""
-    met = plan.utilisation(plan.batch_size * head_tokens, weight_cost)
-    planned = plan.meta.get("utilisation")
-    return met, isinstance(planned, float) and met < 0.9 * planned
 
 
 if FairKVStrategy.strategy_name not in StrategyRegistry:

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from septet.kernels.cache import CompressedCache, Shard
 from septet.kernels.placement import HeadPlan
 from septet.kernels.policies.base import Policy
-from septet.lightning_modules.cake.model import CausalLM
+from septet.lightning_modules.cake.model import CausalLM, DecoderConfig
+from septet.lightning_modules.strategies.checkpoints import SlicedCheckpoint
+from septet.lightning_modules.strategies.placed_cache import Met, PlacedCache
 
 
 class ProcessShard(Shard):
@@ -44,6 +46,14 @@ class ProcessShard(Shard):
     ) -> None:
         super().__init__(heads, n_kv_heads, rows)
         self.group, self.device, self.batch_size = group, device, batch_size
+        self.met: dict[str, Met] = {}
+        """By policy label, what the caches of this process kept after their prompts."""
+
+    def complete(self, met: Met) -> Tensor:
+        """Mean kept tokens per sequence ``(L, H_kv)`` over all rows and processes; every process calls it."""
+        whole = met.tokens.clone().to(self.device)
+        dist.all_reduce(whole, group=self.group)
+        return whole.cpu() / max(1, met.batches * self.batch_size)
 
     def per_device(self, value: float) -> list[float]:
         """This number of every rank, in rank order."""
@@ -196,11 +206,15 @@ def _new_cache(
             "and drop or pad the last, smaller batch"
         )
     config = model.config
-    return CompressedCache(policy, config.n_layers, config.n_kv_heads, batch_size, shard=model.shard)
+    cache = PlacedCache(policy, config.n_layers, config.n_kv_heads, batch_size, shard=model.shard)
+    cache.met = model.shard.met if isinstance(model.shard, ProcessShard) else None
+    return cache
 
 
 def _load_slices(model: CausalLM, cuts: Mapping[str, list[Tensor | None]], state: Mapping[str, Tensor]) -> None:
     """Copy this rank's slices of weights with Hugging Face names, one tensor at a time (lazy mappings stay lazy).
+
+    Of a :class:`SlicedCheckpoint` only the slices are read.
 
     Raises:
         ValueError: if a tensor is missing or does not fit.
@@ -211,7 +225,29 @@ def _load_slices(model: CausalLM, cuts: Mapping[str, list[Tensor | None]], state
             if source not in state:
                 raise ValueError(f"the checkpoint lacks {source}; is it a Llama, Mistral or Qwen2 model?")
             rows, columns = cuts.get(name.rsplit(".", 1)[0], [None, None])
-            value = _take(state[source], rows, columns)
-            if value.shape != parameter.shape:
-                raise ValueError(f"{source} gives {tuple(value.shape)}, this rank expects {tuple(parameter.shape)}")
-            parameter.copy_(value)
+            if isinstance(state, SlicedCheckpoint):
+                _check_whole(source, state.shape(source), whole_shape(model.config, name))
+                state.copy_slices(parameter, source, rows, columns)
+                continue
+            whole = state[source]
+            _check_whole(source, tuple(whole.shape), whole_shape(model.config, name))
+            parameter.copy_(_take(whole, rows, columns))
+
+
+def whole_shape(config: DecoderConfig, name: str) -> tuple[int, ...]:
+    """Shape of a parameter before it is cut."""
+    heads, keys, hidden = config.n_heads * config.size, config.n_kv_heads * config.size, config.hidden_size
+    outputs = {"q_proj": heads, "k_proj": keys, "v_proj": keys, "o_proj": hidden, "down_proj": hidden}
+    inputs = {"o_proj": heads, "down_proj": config.intermediate_size}
+    module, kind = name.split(".")[-2:]
+    if module in ("embed_tokens", "lm_head"):
+        return (config.vocab_size, hidden)
+    if "norm" in module:
+        return (hidden,)
+    rows = outputs.get(module, config.intermediate_size)
+    return (rows,) if kind == "bias" else (rows, inputs.get(module, hidden))
+
+
+def _check_whole(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if shape != expected:
+        raise ValueError(f"{name} has shape {shape}, the model expects {expected}")
