@@ -2,9 +2,11 @@
 
 CASE is the stem of a file in configs/pkd. ``CASE~scaled`` is the control of the paper's point: each teacher channel is
 multiplied by 10^U(-2, 2) before the loss sees it. ``CASE@8`` trains 8 epochs, ``CASE+cache`` reads the teacher's maps
-from a feature cache after they were first computed. Rows are appended as they finish.
+from a feature cache after they were first computed. ``--trainer accelerator=gpu precision=16-mixed`` changes the
+trainer of all cases. Rows are appended as they finish.
 """
 
+import argparse
 import importlib
 import json
 import os
@@ -57,7 +59,7 @@ def build(spec: dict[str, Any]) -> Any:
     return getattr(importlib.import_module(module), name)(**spec["init_args"])
 
 
-def run(case: str, seed: int) -> dict[str, Any]:
+def run(case: str, seed: int, changes: dict[str, str]) -> dict[str, Any]:
     """One training run."""
     name, _, epochs = case.partition("@")
     name, _, cache = name.partition("+")
@@ -72,7 +74,7 @@ def run(case: str, seed: int) -> dict[str, Any]:
         module.configure_model()
         scale_channels(module, 0)
     clock = Clock()
-    options = {**config["trainer"], **({"max_epochs": int(epochs)} if epochs else {})}
+    options = {**config["trainer"], **({"max_epochs": int(epochs)} if epochs else {}), **changes}
     with tempfile.TemporaryDirectory() as folder:
         module.cache = f"{folder}/cache" if cache else None
         trainer = Trainer(
@@ -80,25 +82,33 @@ def run(case: str, seed: int) -> dict[str, Any]:
             enable_model_summary=False, num_sanity_val_steps=0, callbacks=[clock], **options,
         )  # fmt: skip
         trainer.fit(module, data)
-    return {"case": case, "seed": seed, "val_ap": clock.ap, "train_cpu_s": round(clock.train_s, 1)}
+    row = {"case": case, "seed": seed, "val_ap": clock.ap, "train_cpu_s": round(clock.train_s, 1)}
+    return row | ({"trainer": changes} if changes else {})
 
 
 def main() -> None:
     """Append a row for every case that the file does not have yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("cases", nargs="+", metavar="CASE[:seed]")
+    parser.add_argument("--trainer", nargs="*", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    out = Path(sys.argv[1])
-    content = json.loads(out.read_text()) if out.is_file() else {"rows": []}
+    changes = dict(x.split("=", 1) for x in arguments.trainer)
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    content = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {"rows": []}
     content |= {
         "command": "python benchmarks/pkd/run_bccd.py OUT.json CASE:SEED ...", "date": time.strftime("%Y-%m-%d"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores (shared), 1 thread", "torch": torch.__version__,
         "python": platform.python_version(), "data": "BCCD val, 87 images, 160x120",
-    }  # fmt: skip
-    for argument in sys.argv[2:]:
+    } | ({"gpu": gpu} if gpu else {})  # fmt: skip
+    for argument in arguments.cases:
         case, _, seed = argument.partition(":")
-        if any(r["case"] == case and r["seed"] == int(seed or 0) for r in content["rows"]):
+        done = [(r["case"], r["seed"], r.get("trainer", {})) for r in content["rows"]]
+        if (case, int(seed or 0), changes) in done:
             continue
-        content["rows"].append(run(case, int(seed or 0)))
-        out.write_text(json.dumps(content, indent=1))
+        content["rows"].append(run(case, int(seed or 0), changes))
+        arguments.out.write_text(json.dumps(content, indent=1))
         sys.stdout.write(f"{content['rows'][-1]}\n")
         sys.stdout.flush()
 

@@ -118,6 +118,8 @@ _ROWS = (
             "pkd/smoke.yaml",
             "pkd/bccd_pkd.yaml",
             "pkd/bccd_none.yaml",
+            "pkd/own_teacher.yaml",
+            "pkd/own_student.yaml",
         ),
     ),
 )

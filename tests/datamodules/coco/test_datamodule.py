@@ -144,6 +144,7 @@ def unlisted(data: dict[str, Any]) -> None:
     [
         ("val", renamed, "category mismatch"),
         ("train", emptied, "annotations are empty"),
+        ("val", emptied, "nothing to score"),
         ("train", outside, "box-outside"),
         ("val", unlisted, "missing-file"),
     ],

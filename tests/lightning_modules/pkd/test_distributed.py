@@ -40,16 +40,21 @@ from septet.lightning_modules.pkd import DetectionDistiller, LossSpec
 
 if __name__ == "__main__":
     args = yaml.safe_load(open(sys.argv[1]))["model"]["init_args"]
+    args["student"]["test_cfg"]["score_thr"] = 0.0
     args |= {"pictures": 0, "losses": [LossSpec("fgd", 1.0, levels=5), LossSpec("pkd", 2.0)]}
     seed_everything(0)
     data = COCODetection(synthetic=10, image_scale=(128, 96), batch_size=2, seed=3)
-    trainer = Trainer(
-        max_epochs=1, accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
-        default_root_dir=sys.argv[2],
+    quiet = dict(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, default_root_dir=sys.argv[2],
     )
+    trainer = Trainer(max_epochs=1, devices=2, strategy="ddp_spawn", num_sanity_val_steps=0, **quiet)
     trainer.fit(DetectionDistiller(**args), data)
-    print("loss", float(trainer.callback_metrics["train/loss"]), "ap", float(trainer.callback_metrics["val/ap"]))
+    print("loss", float(trainer.callback_metrics["train/loss"]), "ap", float(trainer.callback_metrics["val/ap50"]))
+    args |= {"student_checkpoint": sys.argv[2] + "/export/student.pth", "teachers": [], "losses": []}
+    alone = Trainer(devices=1, **quiet)
+    alone.validate(DetectionDistiller(**args), data, verbose=False)
+    print("alone", float(alone.callback_metrics["val/ap50"]))
 """
 
 
@@ -85,7 +90,9 @@ def test_training_on_two_processes(tmp_path: Path, smoke: dict[str, Any]) -> Non
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=170, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    _, loss, _, average = done.stdout.split()
-    assert float(loss) > 0
-    assert float(average) >= 0
+    words = done.stdout.split()
+    loss, together, alone = (float(words[words.index(name) + 1]) for name in ("loss", "ap", "alone"))
+    assert loss > 0
+    assert together == pytest.approx(alone, abs=1e-6)
+    assert alone > 0, "an AP of zero would compare nothing"
     assert torch.load(tmp_path / "run/export/student.pth", weights_only=True)["meta"]["iter"] == 3

@@ -42,6 +42,18 @@ def test_predict_needs_no_annotations_when_classes_are_given(tmp_path: Path) -> 
     data.setup("predict")
     assert data.category_ids == [1, 2]
     assert len(data.predict_dataloader()) == 2
+    with pytest.raises(FileNotFoundError, match="to name the classes"):
+        COCODetection(str(tmp_path / "x"), predict_images=str(tmp_path / "images")).setup("predict")
+
+
+def test_predict_keeps_the_ids_of_the_annotation_file(tmp_path: Path) -> None:
+    path = generate_shapes(tmp_path, images=2)
+    options: Args = {"val_json": path.name, "predict_images": str(tmp_path / "images")}
+    data = COCODetection(str(tmp_path), classes=["triangle", "disc"], **options)
+    data.setup("predict")
+    assert data.category_ids == [3, 1]
+    with pytest.raises(ValueError, match="class-missing"):
+        COCODetection(str(tmp_path), classes=["wheel"], **options).setup("predict")
 
 
 def test_overlays() -> None:

@@ -127,3 +127,57 @@ def test_names_of_configurations(smoke: Args) -> None:
         model_config("retinanet/retinanet_r50_fpn_1x_cocoo")
     with pytest.raises(ValueError, match="no detector"):
         model_config({"backbone": {}})
+
+
+def test_verify_without_a_trainer(with_weights: Args, make_data: Make) -> None:
+    student = copy.deepcopy(with_weights["student"])
+    student["data_preprocessor"]["mean"] = [100.0, 110.0, 120.0]
+    module = DetectionDistiller(**with_weights | {"student": student, "preflight_images": 2})
+    report = module.verify(make_data())
+    assert report.errors == []
+    assert report.images == 2
+    assert report.detection_loss is not None
+    assert report.detection_loss > 0
+    share = report.gradient_shares["0:pkd"]
+    assert share is not None
+    assert share > 0
+    text = str(report)
+    assert "student: initialised, no checkpoint" in text
+    assert "of its own (batches are converted)" in text
+    assert "levels (0, 0) of strides (8, 8)" in text
+
+
+def test_student_weights_are_reported(with_weights: Args, make_data: Make, tmp_path: Path) -> None:
+    state = build_detector(with_weights["student"], pretrained=False, initialise=True).state_dict()
+    state = {key: value for key, value in state.items() if not key.startswith("bbox_head")} | {"x": torch.zeros(1)}
+    torch.save(state, tmp_path / "student.pth")
+    module = DetectionDistiller(**with_weights | {"student_checkpoint": str(tmp_path / "student.pth")})
+    report = module.verify(make_data())
+    assert report.student_load is not None
+    assert report.student_load["missing"] > 0
+    assert report.student_load["unexpected"] == 1
+    assert "1 unexpected (x)" in str(report)
+
+
+def test_mean_r_and_strides_of_index_pairs_across_strides(with_weights: Args, make_data: Make) -> None:
+    spec = LossSpec("pkd", 1.0, pairs=[[0, 1], [1, 2]])
+    report = DetectionDistiller(**with_weights | {"losses": [spec]}).verify(make_data())
+    levels = report.levels["0:pkd"]
+    assert [x.strides for x in levels] == [(8, 16), (16, 32)]
+    assert all(x.mean_r is not None and abs(x.mean_r) <= 1 for x in levels)
+
+
+def test_teacher_of_other_classes(with_weights: Args, make_data: Make, tmp_path: Path) -> None:
+    config = copy.deepcopy(with_weights["teachers"][0].config)
+    config["bbox_head"]["num_classes"] = 5
+    state = build_detector(config, pretrained=False, initialise=True).state_dict()
+    torch.save(
+        {"meta": {"dataset_meta": {"classes": ("a", "b", "c", "d", "e")}}, "state_dict": state}, tmp_path / "5.pth"
+    )
+    args = with_weights | {"teachers": [TeacherSpec(config, str(tmp_path / "5.pth"))]}
+    report = DetectionDistiller(**args).verify(make_data())
+    assert report.errors == []
+    assert any("has 5 classes, the data 3" in text for text in report.warnings)
+    assert any("was trained on the classes ['a', 'b'" in text for text in report.warnings)
+    floored = DetectionDistiller(**args | {"min_teacher_ap": 0.1}).verify(make_data())
+    assert any("below min_teacher_ap 0.1" in text for text in floored.errors)

@@ -1,24 +1,31 @@
 """``septet data verify|generate|fetch|prepare coco``."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from septet.datamodules.coco.cases import verify_case
 from septet.datamodules.coco.synthetic import generate_shapes
-from septet.datamodules.coco.validation import validate_coco
+from septet.datamodules.coco.validation import read_coco, validate_coco
 
 _LAYOUT = "root/annotations/instances_{train2017,val2017}.json, root/train2017/*.jpg, root/val2017/*.jpg"
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    if arguments.config is not None:
+        return verify_case(arguments.config, arguments.overrides, arguments.out)
     path = Path(arguments.json)
     if not path.is_file():
         sys.stderr.write(f"no annotation file {path}; COCO layout: {_LAYOUT}\n")
         return 1
-    data = json.loads(path.read_text())
-    problems = validate_coco(data, classes=arguments.classes, image_dir=arguments.images)
+    return _verify_file(path, arguments.classes, arguments.images)
+
+
+def _verify_file(path: Path, classes: Sequence[str] | None, images: Path | str | None) -> int:
+    """Print the findings of one annotation file; 1 if any is fatal."""
+    data = read_coco(path)
+    problems = validate_coco(data, classes=classes, image_dir=images)
     for problem in problems[:50]:
         sys.stdout.write(f"{'ERROR' if problem.fatal else 'note'} {problem.code} {problem.message}\n")
     fatal = sum(p.fatal for p in problems)
@@ -58,9 +65,13 @@ def main(action: str, argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog=f"septet data {action} coco")
     if action == "verify":
-        parser.add_argument("--json", required=True, help="annotation file")
+        source = parser.add_mutually_exclusive_group(required=True)
+        source.add_argument("-c", "--config", help="a case: all its annotation files, then its detectors' preflight")
+        source.add_argument("--json", help="one annotation file")
         parser.add_argument("--images", help="image folder; files are checked when given")
         parser.add_argument("--classes", nargs="*", help="names that must be there")
+        parser.add_argument("--out", help="with -c: file for the preflight report (JSON)")
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="with -c: change the configuration")
         return _verify(parser.parse_args(argv))
     if action == "generate":
         parser.add_argument("--folder", required=True)

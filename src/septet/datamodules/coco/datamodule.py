@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from septet.datamodules.coco.batches import AspectRatioBatches
 from septet.datamodules.coco.dataset import DetectionDataset, coco_records, collate, default_pipeline
 from septet.datamodules.coco.synthetic import generate_shapes
-from septet.datamodules.coco.validation import refuse_fatal, validate_coco
+from septet.datamodules.coco.validation import read_coco, refuse_fatal, validate_coco
 from septet.datamodules.resume import ResumableLoader
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -46,7 +46,8 @@ class COCODetection(LightningDataModule):
         predict_images: folder of pictures for ``predict``.
 
     Raises:
-        ValueError: in ``setup``, for annotation files with fatal problems or without a usable image.
+        ValueError: in ``setup``, for annotation files with fatal problems, without a usable image to train on or
+            without a box to score against.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class COCODetection(LightningDataModule):
             raise FileNotFoundError(
                 f"no annotation file {path}; check root and {split}_json, or see `septet data prepare coco --help`"
             )
-        data: dict[str, Any] = json.loads(path.read_text())
+        data = read_coco(path)
         missing_ok = self.skip_missing
         refuse_fatal(
             validate_coco(data, classes=self.wanted_classes, image_dir=None if missing_ok else self.folder / images),
@@ -149,7 +150,7 @@ class COCODetection(LightningDataModule):
         self.classes, self.category_ids = classes, category_ids
         return {identity: label for label, identity in enumerate(category_ids)}
 
-    def _load(self, split: str, pipeline: list[dict[str, Any]]) -> None:
+    def _load(self, split: str, pipeline: list[dict[str, Any]], *, scored: bool = True) -> None:
         if split in self.datasets:
             return
         data = self._read(split)
@@ -162,6 +163,11 @@ class COCODetection(LightningDataModule):
                     f"{len(records)} images; the annotations are empty or of other classes"
                 )
             records = usable
+        elif scored and not any(a["category_id"] in self.category_ids for a in data["annotations"]):
+            raise ValueError(
+                f"{self.files[split][0]}: no box of {self.classes} among {len(records)} images: there is nothing to "
+                "score detections against; use septet predict for images without annotations"
+            )
         self.truth[split] = data
         self.datasets[split] = DetectionDataset(records, pipeline, self.seed)
 
@@ -171,12 +177,25 @@ class COCODetection(LightningDataModule):
             self._generate()
         if stage == "fit":
             self._load("train", self.custom_pipeline or default_pipeline(self.image_scale, self.flip))
-        if stage == "predict" and self.predict_images is not None and self.wanted_classes:
-            self.classes, self.category_ids = self.wanted_classes, list(range(1, len(self.wanted_classes) + 1))
+        if stage == "predict" and self.predict_images is not None:
+            self._name_classes()
         elif stage in ("fit", "validate", "predict"):
-            self._load("val", default_pipeline(self.image_scale, 0.0))
+            self._load("val", default_pipeline(self.image_scale, 0.0), scored=stage != "predict")
         if stage == "test":
             self._load("test", default_pipeline(self.image_scale, 0.0))
+
+    def _name_classes(self) -> None:
+        """Classes for pictures of one's own: of the validation file where it is at hand, else ``classes`` from id 1."""
+        path = self.folder / self.files["val"][0]
+        if path.is_file():
+            data = read_coco(path)
+            missing = [p for p in validate_coco(data, classes=self.wanted_classes) if p.code == "class-missing"]
+            refuse_fatal(missing, str(path))
+            self._labels("val", data)
+        elif self.wanted_classes:
+            self.classes, self.category_ids = self.wanted_classes, list(range(1, len(self.wanted_classes) + 1))
+        else:
+            raise FileNotFoundError(f"no annotation file {path} to name the classes; give data.init_args.classes")
 
     # -- what the task asks for -------------------------------------------------------------------------------------
 

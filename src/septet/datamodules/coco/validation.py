@@ -1,11 +1,19 @@
 """Check a COCO annotation file before anything is trained on it."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_KEYS = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+"""Lists of a COCO file and what each of their records must have."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,36 @@ def validate_coco(
         if not path.is_file():
             problems.append(CocoProblem("missing-file", record["id"], f"image file {path} is missing"))
     return problems
+
+
+def read_coco(path: Path) -> dict[str, Any]:
+    """Parse an annotation file.
+
+    Raises:
+        ValueError: no JSON, or not of COCO's form; names the file and what is missing.
+    """
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no valid JSON: {error}") from error
+    problem = _form(data)
+    if problem:
+        raise ValueError(f"{path} is no COCO annotation file: {problem}")
+    return data  # type: ignore[no-any-return]
+
+
+def _form(data: Any) -> str | None:
+    """What keeps a parsed file from being COCO's; None if nothing does."""
+    if not isinstance(data, Mapping):
+        return f"it holds a {type(data).__name__} instead of a mapping with {', '.join(_KEYS)}"
+    for name, keys in _KEYS.items():
+        if not isinstance(data.get(name), list):
+            return f"it has no list {name!r}"
+        for number, record in enumerate(data[name]):
+            missing = [key for key in keys if not isinstance(record, Mapping) or key not in record]
+            if missing:
+                return f"record {number} of {name!r} has no {', '.join(missing)}"
+    return None
 
 
 def refuse_fatal(problems: Sequence[CocoProblem], source: str) -> None:

@@ -27,6 +27,14 @@ class DetectorState:
     meta: dict[str, Any] = field(default_factory=dict)
     origin: str = "state_dict"
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order, from ``meta.dataset_meta`` (or the older ``CLASSES``); empty if not told."""
+        content = self.meta.get("dataset_meta")
+        named = {**self.meta, **(content if isinstance(content, Mapping) else {})}
+        names = next((v for k, v in named.items() if str(k).lower() == "classes"), ())
+        return tuple(str(x) for x in names) if isinstance(names, (list, tuple)) else ()
+
 
 @dataclass(frozen=True)
 class LoadReport:

@@ -50,24 +50,34 @@ def _named(name: str) -> Path:
     raise ValueError(f"no detector configuration {name!r}: neither a file nor an mmdet name{hint}")
 
 
+def _read(source: str) -> Any:
+    """Configuration of a name or file, as mmengine reads it."""
+    path = Path(source) if source.endswith(".py") and Path(source).is_file() else _named(source)
+    import_mmdet()
+    from mmengine.config import Config
+
+    return Config.fromfile(str(path))
+
+
 def model_config(source: str | Mapping[str, Any]) -> dict[str, Any]:
     """The ``model`` part of a configuration.
 
     Args:
-        source: mmdet name (``retinanet/retinanet_r50_fpn_1x_coco``), a file, or a dictionary (the model itself, or
-            with a key ``model``).
+        source: mmdet name (``retinanet/retinanet_r50_fpn_1x_coco``), a file, or a dictionary: the model itself, or
+            with a key ``model``, or with ``_base_`` (name or file) and the parts of its model to change.
 
     Raises:
         ValueError: unknown name, or no model in it.
     """
-    if isinstance(source, Mapping):
-        content: Mapping[str, Any] = source
+    if isinstance(source, str):
+        content: Mapping[str, Any] = _read(source).to_dict()
+    elif "_base_" in source:
+        base = _read(str(source["_base_"]))
+        changes = {key: value for key, value in source.items() if key != "_base_"}
+        base.merge_from_dict(_plain(changes if "model" in changes else {"model": changes}))
+        content = base.to_dict()
     else:
-        path = Path(source) if source.endswith(".py") and Path(source).is_file() else _named(source)
-        import_mmdet()
-        from mmengine.config import Config
-
-        content = Config.fromfile(str(path)).to_dict()
+        content = source
     model = content.get("model", content)
     if not isinstance(model, Mapping) or "type" not in model:
         raise ValueError(f"no detector in the configuration {source!r}: it needs model: {{type: ...}}")

@@ -10,13 +10,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from septet.lightning_modules.pkd.checkpoints import LoadReport, load_strict, read_detector_state
-from septet.lightning_modules.pkd.detectors import Tap, build_detector, num_classes, probe, to_coco
-from septet.lightning_modules.pkd.export import export_student
+from septet.lightning_modules.pkd.curves import Curves, gradient_share
+from septet.lightning_modules.pkd.detectors import Tap, build_detector, model_config, num_classes, probe, to_coco
+from septet.lightning_modules.pkd.export import CHOICES, KEY, describe_student, export_run
 from septet.lightning_modules.pkd.metrics import CocoBoxAP
 from septet.lightning_modules.pkd.optim import build_optimizer, build_schedule, optimiser_steps
 from septet.lightning_modules.pkd.pictures import PictureBook
 from septet.lightning_modules.pkd.predictions import PredictionWriter
-from septet.lightning_modules.pkd.preflight import preflight
+from septet.lightning_modules.pkd.preflight import PreflightReport, preflight
 from septet.lightning_modules.pkd.preprocess import Normalisation
 from septet.lightning_modules.pkd.specs import LossSpec, TeacherSpec, loss_specs, plain, teacher_specs
 from septet.lightning_modules.pkd.supply import FeatureSupply
@@ -46,9 +47,12 @@ class DetectionDistiller(Task):
         auto_scale_lr: batch size the learning rate was chosen for; rates scale with the real one. Null: no scaling.
         student_checkpoint: initial weights of the student.
         pretrained: let the student's configuration fetch its ImageNet backbone.
+        export: which student a fit leaves in ``export/``: ``best`` (by validation AP), ``last`` or ``none``.
+        baseline: run directory (or ``metrics.csv``) whose AP is drawn beside this run's, e.g. without distillation.
+        preflight_images: validation images on which the preflight measures the teachers' AP.
 
     Raises:
-        ValueError: losses that name no teacher, a teacher without weights under preflight.
+        ValueError: losses that name no teacher, a teacher without weights under preflight, an unknown ``export``.
     """
 
     monitor: ClassVar[str] = "val/ap"
@@ -71,6 +75,9 @@ class DetectionDistiller(Task):
         auto_scale_lr: int | None = None,
         student_checkpoint: str | None = None,
         pretrained: bool = False,
+        export: str = "best",
+        baseline: str | None = None,
+        preflight_images: int = 16,
     ) -> None:
         super().__init__()
         self.teacher_specs = teacher_specs(teachers)
@@ -80,11 +87,15 @@ class DetectionDistiller(Task):
         if preflight and any(spec.checkpoint is None for spec in self.teacher_specs):
             raise ValueError("a teacher has no checkpoint: random weights teach nothing; give one or preflight: false")
         self.student_config, self.student_checkpoint, self.pretrained = student, student_checkpoint, pretrained
-        self.run_preflight, self.min_teacher_ap = preflight, min_teacher_ap
+        if export not in CHOICES:
+            raise ValueError(f"unknown export {export!r}; choose from {', '.join(CHOICES)}")
+        self.run_preflight, self.min_teacher_ap, self.preflight_images = preflight, min_teacher_ap, preflight_images
+        self.export, self.curves = export, Curves(baseline)
         self.cache, self.cache_limit_gb, self.pictures = cache, cache_limit_gb, pictures
         self.optimizer_options = dict(optimizer or _SGD)
         self.paramwise, self.schedule_options, self.auto_scale_lr = paramwise, dict(schedule or {}), auto_scale_lr
         self.student: Any = None
+        self.student_model: dict[str, Any] = {}
         self.student_report: LoadReport | None = None
         self.losses = nn.ModuleList()
         self.teachers: list[Teacher] = []
@@ -100,7 +111,8 @@ class DetectionDistiller(Task):
         """Build student, teachers and terms once."""
         if self.student is not None:
             return
-        self.student = build_detector(self.student_config, pretrained=self.pretrained, initialise=True)
+        self.student_model = model_config(self.student_config)  # read once: the file may change while training
+        self.student = build_detector(self.student_model, pretrained=self.pretrained, initialise=True)
         if self.student_checkpoint is not None:
             self.student_report = load_strict(self.student, read_detector_state(self.student_checkpoint))
             _log.info("student weights from %s: %s", self.student_checkpoint, self.student_report)
@@ -137,19 +149,29 @@ class DetectionDistiller(Task):
         """Prepare the metric for the stage's ground truth."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         split = "test" if stage == "test" else "val"
+        if stage == "fit":
+            self.curves.open()
         if stage != "predict":
             self.ap = CocoBoxAP(data.ground_truth(split))
         self._book = PictureBook(self, data, self.pictures) if stage in ("fit", "validate", "test") else None
 
-    def _place(self) -> None:
-        """Check classes, and move preprocessors: they keep a device of their own, which module moves do not set."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+    def check_classes(self, data: Any) -> None:
+        """Refuse data with another number of classes than the student's head (ValueError)."""
         heads = num_classes(self.student)
         if heads is not None and data.classes and heads != len(data.classes):
             raise ValueError(
                 f"category mismatch: the student's head has {heads} classes, the data {len(data.classes)} "
                 f"({', '.join(data.classes[:5])}); set num_classes of the head"
             )
+
+    def verify(self, datamodule: Any) -> PreflightReport:
+        """The preflight without a trainer, for ``septet data verify coco -c CONFIG``."""
+        datamodule.setup("fit")
+        return preflight(self, datamodule, self.preflight_images)
+
+    def _place(self) -> None:
+        """Check classes, and move preprocessors: they keep a device of their own, which module moves do not set."""
+        self.check_classes(self.trainer.datamodule)  # type: ignore[attr-defined]
         self.student.data_preprocessor.to(self.device)
         for teacher in self.teachers:
             teacher.to(self.device)
@@ -159,7 +181,7 @@ class DetectionDistiller(Task):
         self._place()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.run_preflight and self.teachers and not getattr(self.trainer, "fast_dev_run", 0):
-            report = preflight(self, data)
+            report = preflight(self, data, self.preflight_images)
             self.save_media("preflight.json", report.to_json())
             self.print(str(report))
             report.refuse()
@@ -206,14 +228,30 @@ class DetectionDistiller(Task):
         for name, value in parts.items():
             if name != "loss":
                 self.log(f"train/{name}", value.detach(), batch_size=size)
+        maps = {name: list(tap.maps) for name, tap in self._taps.items()} if batch_idx == 0 else {}
+        detection = total
         for i, levels in self.distill_losses(data, self.active(self.current_epoch)).items():
             name = f"kd{i}_{self.loss_specs[i].method}"
             self.log(f"train/{name}", levels.detach().sum(), batch_size=size)
             for level, value in enumerate(levels.detach()):
                 self.log(f"train/{name}_level{level}", value, batch_size=size)
+            if batch_idx == 0:
+                self._note(i, name, levels, detection, maps[self.loss_specs[i].student_tap])
             total = total + levels.sum()
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         return total
+
+    def _note(self, i: int, name: str, levels: Tensor, detection: Tensor, maps: list[Tensor]) -> None:
+        """Gradient share and figures of a term on the first batch of an epoch.
+
+        Not by ``self.log``, which repeats a value until the epoch's end, but not after a resume in its middle.
+        """
+        spec, share = self.loss_specs[i], gradient_share(levels.sum(), detection, maps)
+        for logger in self.loggers if share is not None and self.trainer.is_global_zero else []:
+            logger.log_metrics({f"train/{name}_gradient_share": float(share or 0)}, step=self.global_step)
+        weight = spec.weight * spec.factor(self.current_epoch) if spec.method == "pkd" else None
+        figures = [float(x) for x in levels.detach()]
+        self.curves.note(name, self.current_epoch + 1, figures, weight, None if share is None else float(share))
 
     # -- evaluation -------------------------------------------------------------------------------------------------
 
@@ -253,13 +291,28 @@ class DetectionDistiller(Task):
 
     def _finish(self, stage: str) -> None:
         assert self.ap is not None
-        for name, value in self.ap.compute().items():
+        stats = self.ap.compute()
+        for name, value in stats.items():
             if value >= 0:
                 shown = name.lower() if name[-1] not in "sml" else f"{name[:2].lower()}_{name[-1]}"
                 self.log(f"{stage}/{shown}", value.float(), prog_bar=name == "AP", rank_zero_only=False)
         self.ap.reset()
         if self._book is not None:
             self._book.publish(stage)
+        if stage == "val" and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.curves.add(self.current_epoch + 1, float(stats["AP"]))
+            self._draw_curves()
+
+    def _draw_curves(self) -> None:
+        """Pictures over the epochs, from the second one on."""
+        if not self.pictures or not self.trainer.is_global_zero or len(self.curves.ap) < 2:
+            return
+        self.save_picture("ap_by_epoch", self.curves.ap_figure(self._label()))
+        if self.curves.terms:
+            self.save_picture("distillation", self.curves.terms_figure())
+
+    def _label(self) -> str:
+        return "+".join(f"{spec.method}:{spec.weight:g}" for spec in self.loss_specs) or "none"
 
     def on_validation_epoch_end(self) -> None:
         """The COCO numbers of the epoch."""
@@ -290,12 +343,24 @@ class DetectionDistiller(Task):
     def on_fit_end(self) -> None:
         """Leave the student as a plain mmdet checkpoint with a runnable configuration."""
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", 0):
-            export_student(self, self.run_dir / "export")
+            path = export_run(self, self.run_dir / "export")
+            if path is not None:
+                self.print(f"exported for mmdet: {path}")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Describe the student, so that any checkpoint can be exported, and keep the curves."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[KEY] = describe_student(self.student_model, self.trainer.datamodule)  # type: ignore[attr-defined]
+        checkpoint["pkd_curves"] = self.curves.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the curves up again."""
+        super().on_load_checkpoint(checkpoint)
+        self.curves.restore(checkpoint.get("pkd_curves", {}))
 
     def record_fields(self) -> dict[str, Any]:
         """Model and protocol blocks of the run record."""
-        methods = [f"{spec.method}:{spec.weight:g}" for spec in self.loss_specs]
-        model: dict[str, Any] = {"name": "pkd", "variant": "+".join(methods) or "none"}
+        model: dict[str, Any] = {"name": "pkd", "variant": self._label()}
         if self.student is not None:
             model["params"] = sum(p.numel() for p in self.student.parameters())
         return {"model": model, "protocol": {"pairs": [str(s.pairs) for s in self.loss_specs]}}

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from septet.kernels.pearson import pearson_r
 from septet.lightning_modules.pkd.checkpoints import LoadReport
-from septet.lightning_modules.pkd.detectors import probe, to_coco
+from septet.lightning_modules.pkd.curves import gradient_share
+from septet.lightning_modules.pkd.detectors import num_classes, probe, to_coco
 from septet.lightning_modules.pkd.metrics import CocoBoxAP
 from septet.lightning_modules.pkd.preprocess import Normalisation
 from septet.lightning_modules.task import rng_state, set_rng_state
@@ -28,14 +30,16 @@ class LevelReport:
 
     Attributes:
         pair: (student level, teacher level).
+        strides: pixels per cell of the two.
         loss: weighted loss.
-        mean_r: mean Pearson correlation; None where sizes or channels differ.
+        mean_r: mean Pearson correlation; None where channel counts differ.
         constant_student: share of student channels with a standard deviation below 1e-4.
         constant_teacher: the same of the teacher.
         gradient_ratio: norm of the distillation gradient over the detection gradient at the student's tap.
     """
 
     pair: tuple[int, int]
+    strides: tuple[int, int]
     loss: float
     mean_r: float | None
     constant_student: float
@@ -45,7 +49,8 @@ class LevelReport:
     def __str__(self) -> str:
         """One line; a dash where a figure is not defined."""
         r, ratio = (f"{x:.3g}" if x is not None else "-" for x in (self.mean_r, self.gradient_ratio))
-        return f"{self.pair}: loss {self.loss:.4f}, mean r {r}, gradient KD : detection {ratio}"
+        shares = f"loss {self.loss:.4f}, mean r {r}, gradient KD : detection {ratio}"
+        return f"levels {self.pair} of strides {self.strides}: {shares}"
 
 
 @dataclass
@@ -56,8 +61,11 @@ class PreflightReport:
     student_channels: dict[str, list[int]] = field(default_factory=dict)
     teachers: list[dict[str, Any]] = field(default_factory=list)
     levels: dict[str, list[LevelReport]] = field(default_factory=dict)
+    gradient_shares: dict[str, float | None] = field(default_factory=dict)
     student_load: dict[str, int] | None = None
+    student_weights: str = ""
     images: int = 0
+    detection_loss: float | None = None
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -72,14 +80,23 @@ class PreflightReport:
 
     def __str__(self) -> str:
         """A short text for the terminal."""
-        lines = [f"preflight on {self.images} images"]
+        lines = [f"preflight on {self.images} images", f"  student: {self.student_weights}"]
+        lines += [
+            f"    {tap}: strides {self.student_strides[tap]}, channels {self.student_channels[tap]}"
+            for tap in sorted(self.student_strides)
+        ]
         for number, teacher in enumerate(self.teachers):
             lines.append(
                 f"  teacher {number}: {teacher['load']}; AP {teacher['ap']:.3f}, AP50 {teacher['ap50']:.3f}; strides "
-                f"{teacher['strides']}, channels {teacher['channels']}"
+                f"{teacher['strides']}, channels {teacher['channels']}, preprocessor "
+                f"{'as the student' if teacher['same_preprocessor'] else 'of its own (batches are converted)'}"
             )
+        if self.detection_loss is not None:
+            lines.append(f"  first batch: detection loss {self.detection_loss:.4f}")
         for name, levels in self.levels.items():
             lines += [f"  {name} {x}" for x in levels]
+            share = self.gradient_shares.get(name)
+            lines.append(f"  {name} all levels: gradient KD : detection {'-' if share is None else f'{share:.3g}'}")
         lines += [f"  warning: {text}" for text in self.warnings] + [f"  ERROR: {text}" for text in self.errors]
         return "\n".join(lines)
 
@@ -129,16 +146,23 @@ def _check_teacher(number: int, module: Any, data: Any, images: int, out: Prefli
             f"padding differs: the student pads to multiples of {divisor}, teacher {number} to "
             f"{teacher.geometry.divisor}; set pad_size_divisor={teacher.geometry.divisor} in the student's preprocessor"
         )
-    try:
-        ap, ap50 = _teacher_ap(teacher, data, images)
-    except IndexError:
+    known = num_classes(teacher.model)
+    if known is not None and known != len(data.classes):
         ap = ap50 = -1.0
-        out.warnings.append(f"teacher {number} has other classes than the data: its AP cannot be measured")
+        text = f"teacher {number} has {known} classes, the data {len(data.classes)}: its AP cannot be measured"
+        out.warnings.append(text)
+    else:
+        ap, ap50 = _teacher_ap(teacher, data, images)
+    names = list(teacher.classes)
+    if names and names != list(data.classes):
+        out.warnings.append(
+            f"teacher {number} was trained on the classes {names[:5]}, the data have {data.classes[:5]}"
+        )
     if ap == 0:
-        out.warnings.append(f"teacher {number} has AP 0 on {images} images: wrong configuration or file")
+        out.warnings.append(f"teacher {number} has AP 0 on {out.images} images: wrong configuration or file")
     floor = module.min_teacher_ap
     if floor is not None and ap < floor:
-        out.errors.append(f"teacher {number} has AP {ap:.3f} on {images} images, below min_teacher_ap {floor}")
+        out.errors.append(f"teacher {number} has AP {ap:.3f} on {out.images} images, below min_teacher_ap {floor}")
     normal = Normalisation.of(module.student.data_preprocessor)
     out.teachers.append({
         "load": str(teacher.report) if teacher.report else "random weights",
@@ -155,6 +179,15 @@ def _dead(maps: Tensor) -> float:
     return float((std < _DEAD_STD).float().mean())
 
 
+def _mean_r(student: Tensor, teacher: Tensor) -> float | None:
+    """Mean correlation over channels, the student resized as in the loss; None where channel counts differ."""
+    if student.shape[1] != teacher.shape[1]:
+        return None
+    if student.shape != teacher.shape:
+        student = functional.interpolate(student, teacher.shape[-2:], mode="bilinear", align_corners=False)
+    return float(pearson_r(student, teacher).mean())
+
+
 def _norm(loss: Tensor, maps: Tensor) -> float | None:
     (grad,) = torch.autograd.grad(loss, maps, retain_graph=True, allow_unused=True)
     return None if grad is None else float(grad.float().norm())
@@ -165,6 +198,9 @@ def _first_batch(module: Any, data: Any, out: PreflightReport) -> None:
     module.student.train()
     batch = next(_batches(data, "train", data.batch_size))
     total, _, prepared = module.student_loss(copy.deepcopy(batch))
+    out.detection_loss = float(total.detach())
+    if not math.isfinite(out.detection_loss):
+        out.errors.append("the student's detection loss on the first batch is not a number")
     student = {name: list(tap.maps) for name, tap in module._taps.items()}
     active = [(i, 1.0) for i in range(len(module.loss_specs))]
     samples = prepared["data_samples"]
@@ -177,11 +213,14 @@ def _first_batch(module: Any, data: Any, out: PreflightReport) -> None:
         reports = []
         for value, (a, b) in zip(levels, module.losses[i].pairs, strict=True):
             s, t = student[spec.student_tap][a], teacher[b]
-            r = float(pearson_r(s.float(), t.float()).mean()) if s.shape == t.shape else None
+            r = _mean_r(s.detach().float(), t.float())
             own, det = _norm(value, s), _norm(total, s)
             ratio = own / det if own is not None and det else None
-            reports.append(LevelReport((a, b), float(value.detach()), r, _dead(s), _dead(t), ratio))
-        out.levels[f"{i}:{spec.method}"] = reports
+            strides = (out.student_strides[spec.student_tap][a], out.teachers[spec.teacher]["strides"][b])
+            reports.append(LevelReport((a, b), strides, float(value.detach()), r, _dead(s), _dead(t), ratio))
+        name = f"{i}:{spec.method}"
+        share = gradient_share(levels.sum(), total, student[spec.student_tap])
+        out.levels[name], out.gradient_shares[name] = reports, None if share is None else float(share)
         _warn_levels(spec.method, reports, out)
 
 
@@ -209,10 +248,12 @@ def preflight(module: Any, datamodule: Any, images: int = 16) -> PreflightReport
         The report; call ``refuse()`` to stop on errors.
 
     Raises:
-        ValueError: from building a pair that cannot be compared.
+        ValueError: from building a pair that cannot be compared, or a head with another number of classes.
     """
     module.configure_model()
+    module.check_classes(datamodule)
     out = PreflightReport(images=min(images, len(datamodule.datasets["val"])))
+    out.student_weights = str(module.student_report) if module.student_report else "initialised, no checkpoint"
     out.student_load = _counts(module.student_report)
     with _untouched(module):
         for name in {spec.student_tap for spec in module.loss_specs}:

@@ -26,6 +26,7 @@ class Teacher:
 
     Attributes:
         report: of the strict load; None with random weights.
+        classes: names that the checkpoint says it was trained on; empty if it says nothing.
         geometry: strides, channels and padding divisor.
 
     Raises:
@@ -35,11 +36,13 @@ class Teacher:
     def __init__(self, spec: TeacherSpec, tap: str = "neck") -> None:
         self.spec = spec
         self.report: LoadReport | None = None
+        self.classes: tuple[str, ...] = ()
         with torch.random.fork_rng(devices=[]):
             self.model: Any = build_detector(spec.config, pretrained=False, initialise=spec.checkpoint is None)
         if spec.checkpoint is not None:
             part = "teacher" if _holds_teacher(spec.checkpoint) else "student"
-            self.report = load_strict(self.model, read_detector_state(spec.checkpoint, part=part), required=("",))
+            state = read_detector_state(spec.checkpoint, part=part)
+            self.report, self.classes = load_strict(self.model, state, required=("",)), state.classes
         self.model.requires_grad_(False)
         self.geometry: Geometry = probe(self.model, tap)
         self.normalisation = Normalisation.of(self.model.data_preprocessor)
