@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from septet.kernels.hashing import HashNeighborMemory, TemporalNeighborIndex, structure_pass
+from septet.kernels.hashing import HashNeighborMemory, TemporalNeighborIndex, structure_pass, versions
 from tests.kernels.hashing.streams import BACKENDS, build, random_stream
 
 
@@ -179,3 +179,45 @@ def test_native_look_up_equals_torch(seed: int, length: int) -> None:
     ]
     for a, b in zip(*both, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("padding", ["mask", "node"])
+@pytest.mark.parametrize("order", ["event", "phase"])
+@pytest.mark.parametrize("nodes", [30, 40_000])
+@pytest.mark.parametrize("shared", [False, True])
+def test_blocks_of_groups_agree_with_native_loops(monkeypatch, padding: str, order: str, nodes: int, shared: bool):
+    """Several blocks, ids beyond 16 bits, sources that differ between the columns or do not."""
+    monkeypatch.setattr(versions, "CPU_BLOCK", 16)
+    src, dst, time = random_stream(seed=6, num_events=200)
+    scale = nodes // 30
+    g = torch.Generator().manual_seed(2)
+    asked = torch.randint(1, 31, (2, len(src), 3), generator=g)
+    if shared:
+        asked[0] = asked[0, :, :1]
+    results = []
+    for backend in ("native", "torch"):
+        memory, index = build(
+            src * scale, dst * scale, time, nodes, long=8, padding=padding, backend=backend, kind="released"
+        )
+        out = structure_pass(
+            memory, index, src * scale, dst * scale, time, asked[0] * scale, asked[1] * scale, length=5, order=order
+        )
+        results.append((out.src_feat, out.dst_feat, memory.table))
+    for one, two in zip(*results, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_native_index_equals_the_sorted_one() -> None:
+    src, dst, time = random_stream(seed=7)
+    one = TemporalNeighborIndex(src, dst, time, num_nodes=40)
+    two = TemporalNeighborIndex(src, dst, time, num_nodes=40, backend="torch")
+    assert torch.equal(one.key, two.key)
+    assert torch.equal(one.neighbor, two.neighbor)
+    assert torch.equal(one.degrees(), two.degrees())
+    assert one.degrees()[31:].sum() == 0
+    asked, when = torch.arange(41), torch.full((41,), int(time[70]))
+    for a, b in zip(one.sequence(asked, when, 6), two.sequence(asked, when, 6), strict=True):
+        assert torch.equal(a, b)
+    only = one.sequence(asked, when, 6, ids_only=True)
+    assert torch.equal(only.ids, two.sequence(asked, when, 6).ids)
+    assert only.time.shape == (41, 0)

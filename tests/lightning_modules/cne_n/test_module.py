@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from septet.datamodules.temporal_graph import StructureSpec, TemporalGraphEvents
+from septet.datamodules.temporal_graph import StructureSpec, TemporalGraphEvents, online
 from septet.lightning_modules.cne_n import CNEN
 
 NET = {"node_dim": 16, "edge_dim": 16, "time_dim": 10, "channel_dim": 6}
@@ -33,10 +33,10 @@ def weights(model: CNEN) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def fit(path, model: CNEN, **kwargs) -> pl.Trainer:
+def fit(path, model: CNEN, source: TemporalGraphEvents | None = None, **kwargs) -> pl.Trainer:
     pl.seed_everything(0, verbose=False)
     t = trainer(path, **kwargs)
-    t.fit(model, data())
+    t.fit(model, source or data())
     return t
 
 
@@ -57,18 +57,22 @@ def test_fit_test_predict(tmp_path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-def test_resume_inside_an_epoch_equals_an_unbroken_run(tmp_path) -> None:
+@pytest.mark.parametrize("features", ["cached", "online"])
+def test_resume_inside_an_epoch_equals_an_unbroken_run(tmp_path, monkeypatch, features: str) -> None:
+    monkeypatch.setattr(online, "CHUNK_EVENTS", 100)
     whole = CNEN(net=NET)
     fit(tmp_path / "a", whole, max_epochs=3)
     saved = ModelCheckpoint(tmp_path / "b", filename="mid", every_n_train_steps=12, save_top_k=-1)
-    t = fit(tmp_path / "b", CNEN(net=NET), max_epochs=3, max_steps=12, callbacks=[saved], enable_checkpointing=True)
+    settings = {"max_epochs": 3, "max_steps": 12, "callbacks": [saved], "enable_checkpointing": True}
+    t = fit(tmp_path / "b", CNEN(net=NET), data(features=features), **settings)
     assert 12 % len(t.train_dataloader) != 0
     middle = tmp_path / "b" / "mid.ckpt"
     checkpoint = torch.load(middle, weights_only=True)
     assert "table" not in str(list(checkpoint["state_dict"]))
     resumed = CNEN(net=NET)
     pl.seed_everything(7, verbose=False)
-    trainer(tmp_path / "c", max_epochs=3).fit(resumed, data(), ckpt_path=middle, weights_only=True)
+    again = data(features=features)
+    trainer(tmp_path / "c", max_epochs=3).fit(resumed, again, ckpt_path=middle, weights_only=True)
     torch.testing.assert_close(weights(resumed), weights(whole), atol=0, rtol=0)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -61,6 +62,18 @@ class LinkBatch:
         )
 
 
+def joined(parts: list[LinkBatch]) -> LinkBatch:
+    """Consecutive batches as one."""
+
+    def cat(name: str) -> Any:
+        values = [getattr(p, name) for p in parts]
+        if isinstance(values[0], NodeSequence):
+            return NodeSequence(*(torch.cat(columns) for columns in zip(*values, strict=True)))
+        return None if values[0] is None else torch.cat(values)
+
+    return LinkBatch(*(cat(field.name) for field in fields(LinkBatch)))
+
+
 @dataclass
 class Links:
     """Asked links of a whole part, with their features: what a :class:`LinkDataset` serves."""
@@ -96,6 +109,13 @@ class Links:
         )
 
 
+class Served(Protocol):
+    """What a data set serves: :class:`Links`, or links made while they are read."""
+
+    def batch(self, items: Tensor) -> LinkBatch:
+        """The links at positions ``items``."""
+
+
 class LinkDataset(Dataset[LinkBatch]):
     """Serves whole batches; links of training change with the epoch.
 
@@ -104,22 +124,30 @@ class LinkDataset(Dataset[LinkBatch]):
         size: number of events.
     """
 
-    def __init__(self, make: Callable[[int], Links], size: int) -> None:
+    def __init__(self, make: Callable[[int], Served], size: int) -> None:
         self.make, self.size = make, size
         self.batches: ResumableBatches | None = None
         self._epoch = -1
-        self._links: Links | None = None
+        self._links: Served | None = None
 
     def __len__(self) -> int:
         return self.size
 
     @property
-    def links(self) -> Links:
+    def links(self) -> Served:
         """The links of the sampler's present epoch."""
         epoch = 0 if self.batches is None else self.batches.epoch
         if self._links is None or epoch != self._epoch:
+            self.close()
             self._links, self._epoch = self.make(epoch), epoch
         return self._links
+
+    def close(self) -> None:
+        """End what still computes links of an earlier epoch."""
+        close = getattr(self._links, "close", None)
+        if close is not None:
+            close()
+        self._links = None
 
     def __getitem__(self, item: int) -> LinkBatch:
         return self.__getitems__([item])

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from septet.datamodules.temporal_graph.events import EventStream
+from septet.datamodules.temporal_graph.columns import write_columns
+from septet.datamodules.temporal_graph.events import EventStream, distinct_ids
 from septet.datamodules.temporal_graph.readers import FORMATS, read_events
 from septet.datamodules.temporal_graph.sources import SOURCES, check_sum, sha256, source
 from septet.datamodules.temporal_graph.splits import dyglib_split
-from septet.datamodules.temporal_graph.synthetic import powerlaw_events, synthetic_events
+from septet.datamodules.temporal_graph.synthetic import powerlaw_chunks, powerlaw_events, synthetic_events
+
+OUT_HELP = "the .npz to write, or a folder for columns that are mapped into memory"
 
 
 def main(action: str, argv: Sequence[str]) -> int:
@@ -46,9 +48,20 @@ def save_npz(stream: EventStream, path: Path) -> None:
     np.savez_compressed(path, **columns)
 
 
+def save(stream: EventStream, path: Path) -> str:
+    """Write an archive ``.npz``, or without that suffix a folder of columns; the line to print about it."""
+    if path.suffix == ".npz":
+        save_npz(stream, path)
+        return f"{path}: sha256 {sha256(path)}"
+    write_columns(path, [[c.numpy() for c in (stream.src, stream.dst, stream.time)]], len(stream))
+    if stream.label is not None:
+        np.save(path / "label.npy", stream.label.numpy())
+    return f"{path}: columns {', '.join(sorted(p.name for p in path.glob('*.npy')))}"
+
+
 def describe(stream: EventStream) -> str:
     """One line of counts."""
-    nodes = len(torch.unique(torch.cat([stream.src, stream.dst])))
+    nodes = len(distinct_ids(stream.src, stream.nodes, stream.dst))
     tied = int((stream.time[1:] == stream.time[:-1]).sum())
     loops = int((stream.src == stream.dst).sum())
     return (
@@ -59,13 +72,13 @@ def describe(stream: EventStream) -> str:
 
 def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Sums of known files and the rules of every stream."""
-    parser.add_argument("paths", nargs="+", type=Path, help="event files, or a folder of them")
+    parser.add_argument("paths", nargs="+", type=Path, help="event files, a folder of them, or a folder of columns")
     options = parser.parse_args(argv)
     known = {s.file: s.sha256 for s in SOURCES.values() if s.sha256}
     known |= {f"{name}.npz": s.archive_sha256 for name, s in SOURCES.items() if s.archive_sha256}
-    files = [f for p in options.paths for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+    files = [f for p in options.paths for f in (sorted(p.iterdir()) if p.is_dir() and not _is_columns(p) else [p])]
     for path in files:
-        if path.suffix in (".npz", ".gz", ".csv", ".txt", ".parquet"):
+        if _is_columns(path) or path.suffix in (".npz", ".gz", ".csv", ".txt", ".parquet"):
             stream = read_events(path)
             if path.name in known:
                 check_sum(path, known[path.name])
@@ -73,6 +86,11 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
             sizes = "/".join(f"{len(part):,}" for part in splits[:5])
             print(f"{describe(stream)}\n  sum {'as recorded' if path.name in known else 'not recorded'}; split {sizes}")
     return 0
+
+
+def _is_columns(path: Path) -> bool:
+    """Whether a folder is one stream."""
+    return (path / "src.npy").exists()
 
 
 def _fetch(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
@@ -104,7 +122,7 @@ def _fetch(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 def _prepare(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Convert an event file into the archive that configs read."""
     parser.add_argument("path", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
+    parser.add_argument("--out", type=Path, required=True, help=OUT_HELP)
     parser.add_argument("--format", default="auto", choices=FORMATS)
     parser.add_argument("--sha256", help="expected sum of the input")
     parser.add_argument("--id-base", type=int, choices=(0, 1))
@@ -120,21 +138,25 @@ def _prepare(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         compact=options.compact,
         relative_time=options.relative_time,
     )
-    save_npz(stream, options.out)
-    print(f"{describe(stream)}\n  {options.out}: sha256 {sha256(options.out)}")
+    line = save(stream, options.out)
+    print(f"{describe(stream)}\n  {line}")
     return 0
 
 
 def _generate(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Write a seeded synthetic stream."""
-    parser.add_argument("--out", type=Path, required=True, help="the .npz to write")
+    parser.add_argument("--out", type=Path, required=True, help=OUT_HELP)
     parser.add_argument("--kind", choices=("synthetic", "powerlaw"), default="synthetic")
     parser.add_argument("--nodes", type=int, default=600)
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
+    if options.kind == "powerlaw" and options.out.suffix != ".npz":
+        write_columns(options.out, powerlaw_chunks(options.nodes, options.events, options.seed), options.events)
+        print(f"{options.out}: {options.events:,} events, {options.nodes:,} nodes, seed {options.seed}, in columns")
+        return 0
     make = synthetic_events if options.kind == "synthetic" else powerlaw_events
     stream = make(options.nodes, options.events, options.seed)
-    save_npz(stream, options.out)
-    print(f"{describe(stream)}\n  {options.out}: sha256 {sha256(options.out)}")
+    line = save(stream, options.out)
+    print(f"{describe(stream)}\n  {line}")
     return 0

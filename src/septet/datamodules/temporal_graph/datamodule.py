@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -17,14 +17,16 @@ from torch.utils.data import DataLoader
 
 from septet.datamodules.resume import ResumableBatches, ResumableLoader
 from septet.datamodules.temporal_graph.batches import EvaluationBatches, LinkBatch, LinkDataset, Links, WholeBatches
-from septet.datamodules.temporal_graph.events import EventStream
+from septet.datamodules.temporal_graph.events import EventStream, distinct_ids
 from septet.datamodules.temporal_graph.negatives import STRATEGIES, NegativeSampler, Strategy, batched_negatives
+from septet.datamodules.temporal_graph.online import OnlineLinks, training_chunks
 from septet.datamodules.temporal_graph.predictions import prediction_links
 from septet.datamodules.temporal_graph.readers import FORMATS, read_events
 from septet.datamodules.temporal_graph.splits import Splits, dyglib_split, tgb_split
 from septet.datamodules.temporal_graph.structure import StructureSpec, StructureStates
 from septet.datamodules.temporal_graph.synthetic import powerlaw_events, synthetic_events
 from septet.datamodules.temporal_graph.tgb import Lists, hist_rnd_lists, listed_negatives, load_lists
+from septet.datamodules.temporal_graph.tgb_files import negative_pattern
 from septet.kernels.hashing import TemporalNeighborIndex
 
 GENERATORS: dict[str, Callable[..., EventStream]] = {"synthetic": synthetic_events, "powerlaw": powerlaw_events}
@@ -41,12 +43,13 @@ class TemporalGraphEvents(pl.LightningDataModule):
 
     Args:
         source: ``synthetic`` or ``powerlaw`` (generated), or the format of ``path``: auto, dyglib, jodie, snap, csv,
-            npz, parquet.
+            npz, npy (a folder of columns, mapped into memory), tgb, parquet.
         path: file of events.
         protocol: ``dyglib`` (a tenth of the nodes hidden from training) or ``tgb`` (none hidden, fixed negative lists).
         structure: settings of the hash memory, or None for models without it.
         negatives: evaluation negatives, ``random``, ``historical`` or ``inductive``.
         num_negatives: negatives per event in evaluation; training takes one.
+        test_negatives: further kinds of negatives that ``test`` evaluates besides ``negatives`` (DyGLib's protocol).
         batch_size: events per batch.
         shuffle: shuffle the training batches (features stay exact: they do not depend on batches).
         new_nodes: how new-node parts are streamed: ``alone`` (DyGLib) or ``in_stream`` (all events written).
@@ -56,10 +59,14 @@ class TemporalGraphEvents(pl.LightningDataModule):
         generator: arguments of the generated sources, such as num_events.
         compact: number the ids of a file anew.
         length: sequence length when ``structure`` is None.
-        negative_lists: TGB's pickles, with ``{split}`` for val or test, 0-based ids; default: drawn by ``hist_rnd``.
+        negative_lists: TGB's pickles, with ``{split}`` for val or test, 0-based ids; default: those beside a ``tgb``
+            source, else drawn by ``hist_rnd``.
         val_ratio: share of events, by time, for validation.
         test_ratio: share of events, by time, for test.
         new_node_ratio: share of nodes hidden from training (DyGLib's protocol).
+        features: ``cached`` computes those of a training epoch before its first batch; ``online`` while the model
+            trains, a few chunks ahead in a background thread, bit for bit the same: for streams whose features do not
+            fit into memory.
 
     Raises:
         ValueError: see the fields; FileNotFoundError for a missing file.
@@ -86,6 +93,8 @@ class TemporalGraphEvents(pl.LightningDataModule):
         val_ratio: float = 0.15,
         test_ratio: float = 0.15,
         new_node_ratio: float = 0.1,
+        features: Literal["cached", "online"] = "cached",
+        test_negatives: list[str] = [],  # noqa: B006 - read only
     ) -> None:
         super().__init__()
         self.source, self.path, self.protocol, self.structure = source, path, protocol, structure
@@ -94,9 +103,14 @@ class TemporalGraphEvents(pl.LightningDataModule):
         self.predict_path, self.generator, self.compact = predict_path, dict(generator or {}), compact
         self.length = length if structure is None else structure.length
         self.val_ratio, self.test_ratio, self.new_node_ratio = val_ratio, test_ratio, new_node_ratio
+        self.features = features
+        self.test_negatives = [name for name in test_negatives if name != negatives]
+        self.part_names: dict[str, list[str]] = {}
         self._check()
         self._stream: EventStream | None = None
-        self._links: dict[str, Links] = {}
+        self._targets: Tensor | None = None
+        self._served: LinkDataset | None = None
+        self._links: dict[tuple[str, str], Links] = {}
         self.negative_lists, self._lists = negative_lists, dict[str, Lists]()
 
     def _check(self) -> None:
@@ -107,10 +121,17 @@ class TemporalGraphEvents(pl.LightningDataModule):
             raise ValueError(f"source {self.source!r} needs a path")
         if self.protocol not in ("dyglib", "tgb"):
             raise ValueError(f"unknown protocol {self.protocol!r}: choose 'dyglib' or 'tgb'")
-        if self.negatives not in STRATEGIES:
-            raise ValueError(f"unknown negatives {self.negatives!r}: choose one of {', '.join(STRATEGIES)}")
+        for name in (self.negatives, *self.test_negatives):
+            if name not in STRATEGIES:
+                raise ValueError(f"unknown negatives {name!r}: choose one of {', '.join(STRATEGIES)}")
+        if self.test_negatives and self.protocol == "tgb":
+            raise ValueError("test_negatives belong to protocol 'dyglib': TGB's lists of negatives are fixed")
         if self.new_nodes not in ("alone", "in_stream"):
             raise ValueError(f"unknown new_nodes {self.new_nodes!r}: choose 'alone' or 'in_stream'")
+        if self.features not in ("cached", "online"):
+            raise ValueError(f"unknown features {self.features!r}: choose 'cached' or 'online'")
+        if self.features == "online" and self.shuffle:
+            raise ValueError("features 'online' follow the stream: set shuffle=False, or features 'cached'")
         if self.structure is not None:
             self.structure.check()
         for name in ("num_negatives", "batch_size", "length"):
@@ -138,10 +159,10 @@ class TemporalGraphEvents(pl.LightningDataModule):
             else tgb_split(stream, *ratios)
         )
         train = self.splits.train
-        edges = torch.arange(1, len(stream) + 1)
         src, dst, time = stream.src, stream.dst, stream.time
-        self.full_index = TemporalNeighborIndex(src, dst, time, num_nodes=stream.nodes)
-        self.train_index = TemporalNeighborIndex(src[train], dst[train], time[train], edges[train], stream.nodes)
+        self.full_index = self.train_index = TemporalNeighborIndex(src, dst, time, num_nodes=stream.nodes)
+        if int(train[-1]) + 1 != len(train):  # else training holds all events up to its end: both indices agree there
+            self.train_index = TemporalNeighborIndex(src[train], dst[train], time[train], train + 1, stream.nodes)
         self.states: StructureStates | None = None
         if self.structure is not None:
             self._warn(stream, self.structure)
@@ -185,26 +206,40 @@ class TemporalGraphEvents(pl.LightningDataModule):
         """Training events and the negatives of an epoch, a pure function of (seed, epoch)."""
         stream, train = self.stream, self.splits.train
         rng = np.random.default_rng((self.seed, epoch))
-        targets = torch.unique(stream.dst[train])
+        targets = self.train_targets()
         drawn = targets[torch.from_numpy(rng.integers(0, len(targets), len(train)))]
         pair_dst = torch.stack([stream.dst[train], drawn], 1)
         pair_src = stream.src[train].unsqueeze(1).expand_as(pair_dst).contiguous()
         features = (None, None) if self.states is None else self.states.train_features(pair_src, pair_dst)
         return Links(pair_src, pair_dst, stream.time[train], train + 1, self.train_index, self.length, *features)
 
-    def evaluation_links(self, part: str) -> Links:
-        """Links of ``val``, ``test``, ``new_val`` or ``new_test`` with the protocol's negatives; computed once."""
-        if part not in self._links:
+    def train_targets(self) -> Tensor:
+        """Distinct destinations of the training events, increasing: the pool of training negatives."""
+        if self._targets is None:
+            self._targets = distinct_ids(self.stream.dst[self.splits.train], self.stream.nodes)
+        return self._targets
+
+    def evaluation_links(self, part: str, negatives: str | None = None) -> Links:
+        """Links of ``val``, ``test``, ``new_val`` or ``new_test``; computed once.
+
+        Args:
+            part: name of the part.
+            negatives: kind of negatives; default the configured one.
+        """
+        kind = negatives or self.negatives
+        if (part, kind) not in self._links:
             stream, positions = self.stream, getattr(self.splits, part)
             src, dst, time = stream.src[positions], stream.dst[positions], stream.time[positions]
-            neg_src, neg_dst = self._evaluation_negatives(part, positions)
+            neg_src, neg_dst = self._evaluation_negatives(part, positions, kind)
             pair_src = torch.cat([src.unsqueeze(1), neg_src], 1)
             pair_dst = torch.cat([dst.unsqueeze(1), neg_dst], 1)
-            features = self._evaluation_features(part, positions, pair_src, pair_dst)
-            self._links[part] = Links(pair_src, pair_dst, time, positions + 1, self.full_index, self.length, *features)
-        return self._links[part]
+            asked = torch.where(pair_dst == 0, pair_dst[:, :1], pair_dst)  # 0: a list shorter than the longest
+            features = self._evaluation_features(part, kind, positions, pair_src, asked)
+            links = Links(pair_src, pair_dst, time, positions + 1, self.full_index, self.length, *features)
+            self._links[part, kind] = links
+        return self._links[part, kind]
 
-    def _evaluation_negatives(self, part: str, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluation_negatives(self, part: str, positions: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         """Negatives ``(E, K)``: from the whole stream, or for new-node parts from their own events."""
         stream = self.stream
         if self.protocol == "tgb":
@@ -213,31 +248,33 @@ class TemporalGraphEvents(pl.LightningDataModule):
         end = self.splits.train if part.endswith("val") else self.splits.val
         sampler = NegativeSampler(
             stream.src[pool], stream.dst[pool], stream.time[pool],
-            strategy=self.negatives, seed=SEEDS[part], last_observed_time=float(stream.time[end[-1]]),
+            strategy=cast("Strategy", kind), seed=SEEDS[part], last_observed_time=float(stream.time[end[-1]]),
         )  # fmt: skip
         batch = stream.src[positions], stream.dst[positions], stream.time[positions]
         return batched_negatives(sampler, *batch, self.batch_size, self.num_negatives)
 
     def _listed_negatives(self, part: str, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Negatives of TGB's fixed lists: those of ``negative_lists``, else drawn by its rule ``hist_rnd``."""
-        stage = part.removeprefix("new_")
+        stage, given = part.removeprefix("new_"), self.negative_lists
+        if given is None and self.source == "tgb" and self.path is not None:
+            given = negative_pattern(Path(self.path))
         if stage not in self._lists:
-            if self.negative_lists is None:
+            if given is None:
                 seed = SEEDS[stage]
                 self._lists[stage] = hist_rnd_lists(self.stream, self.splits, stage, self.num_negatives, seed)
             else:
-                self._lists[stage] = load_lists(self.negative_lists.format(split=stage))
-        base = 1 if self.negative_lists is None else 0
+                self._lists[stage] = load_lists(given.format(split=stage))
+        base = 1 if given is None else 0
         events = (c[positions] for c in (self.stream.src, self.stream.dst, self.stream.time))
         return listed_negatives(self._lists[stage], *events, id_base=base)
 
     def _evaluation_features(
-        self, part: str, positions: Tensor, pair_src: Tensor, pair_dst: Tensor
+        self, part: str, kind: str, positions: Tensor, pair_src: Tensor, pair_dst: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
         """Features of a part, streamed from state A (validation) or B (test)."""
         if self.states is None:
             return None, None
-        state, key = ("A" if part.endswith("val") else "B"), f"{part}-{self.negatives}"
+        state, key = ("A" if part.endswith("val") else "B"), f"{part}-{kind}"
         if not part.startswith("new") or self.new_nodes == "alone":
             return self.states.evaluation_features(state, positions, pair_src, pair_dst, key)
         whole = self.splits.val if part == "new_val" else self.splits.test
@@ -254,32 +291,46 @@ class TemporalGraphEvents(pl.LightningDataModule):
     def train_dataloader(self) -> TRAIN_DATALOADERS:
         """Training batches, in stream order unless shuffled."""
         size = len(self.splits.train)
-        dataset = LinkDataset(self.train_links, size)
+        online = self.features == "online" and self.states is not None
+        dataset = LinkDataset(self._online_links if online else self.train_links, size)
+        self._served = dataset
         dataset.batches = ResumableBatches(size, self.batch_size, shuffle=self.shuffle, seed=self.seed)
         return ResumableLoader(dataset, dataset.batches, collate_fn=_as_is)
 
+    def _online_links(self, epoch: int) -> OnlineLinks:
+        """Links of an epoch, made while they are read."""
+        return OnlineLinks(lambda first: training_chunks(self, epoch, first))
+
+    def teardown(self, stage: str) -> None:
+        """End the thread that computes features."""
+        if self._served is not None:
+            self._served.close()
+
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """Validation events, then those of new nodes."""
-        return self._evaluation_loaders("val", "new_val")
+        return self._evaluation_loaders("val")
 
     def test_dataloader(self) -> EVAL_DATALOADERS:
-        """Test events, then those of new nodes."""
-        return self._evaluation_loaders("test", "new_test")
+        """Test events, then those of new nodes, then test events with the further kinds of negatives."""
+        return self._evaluation_loaders("test")
 
     def predict_dataloader(self) -> EVAL_DATALOADERS:
         """Pairs of ``predict_path``, or the test events."""
         links = prediction_links(self, self.predict_path)
         return DataLoader(WholeBatches(links, self.batch_size), batch_size=None)
 
-    def _evaluation_loaders(self, *parts: str) -> list[ResumableLoader]:
-        """One loader per part that holds events."""
+    def _evaluation_loaders(self, stage: str) -> list[ResumableLoader]:
+        """One loader per part that holds events; their prefixes of metrics go into ``part_names``."""
+        parts: dict[str, tuple[str, str]] = {"": (stage, self.negatives), "new_": (f"new_{stage}", self.negatives)}
+        parts |= {f"{kind}_": (stage, kind) for kind in (self.test_negatives if stage == "test" else [])}
+        parts = {prefix: part for prefix, part in parts.items() if len(getattr(self.splits, part[0]))}
+        self.part_names[stage] = list(parts)
         loaders = []
-        for part in parts:
-            size = len(getattr(self.splits, part))
-            if size:
-                links = self.evaluation_links(part)
-                dataset = LinkDataset(lambda _, links=links: links, size)  # type: ignore[misc]
-                loaders.append(ResumableLoader(dataset, EvaluationBatches(size, self.batch_size), collate_fn=_as_is))
+        for part, kind in parts.values():
+            links = self.evaluation_links(part, kind)
+            dataset = LinkDataset(lambda _, links=links: links, len(links.time))  # type: ignore[misc]
+            batches = EvaluationBatches(len(links.time), self.batch_size)
+            loaders.append(ResumableLoader(dataset, batches, collate_fn=_as_is))
         return loaders
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -72,7 +72,7 @@ class EventStream:
 
     def warn_if_sparse(self) -> None:
         """Warn when the table would be mostly empty rows."""
-        distinct = len(torch.unique(torch.cat([self.src, self.dst])))
+        distinct = len(distinct_ids(self.src, self.nodes, self.dst))
         if self.nodes > SPARSE_FACTOR * distinct + 10_000:
             warnings.warn(
                 f"ids reach {self.nodes:,} but only {distinct:,} nodes occur: read with compact=True to save memory",
@@ -106,6 +106,17 @@ class EventStream:
         if msg is not None:
             msg = torch.cat([msg.new_zeros(1, msg.shape[1]), msg])
         return cls(data.src + base, data.dst + base, data.t, edge_feat=msg, label=getattr(data, "y", None), name=name)
+
+
+def distinct_ids(ids: Tensor, num_nodes: int, *others: Tensor) -> Tensor:
+    """Distinct ids, increasing; by one flag per node, or by sorting where the ids are sparse."""
+    if num_nodes > 32 * len(ids) + 1_000_000:
+        both: Tensor = torch.unique(torch.cat([ids, *others]))  # type: ignore[no-untyped-call]
+        return both
+    seen = torch.zeros(num_nodes + 1, dtype=torch.bool)
+    for column in (ids, *others):
+        seen[column] = True
+    return seen.nonzero().squeeze(1)
 
 
 def _temporal_data() -> Any:

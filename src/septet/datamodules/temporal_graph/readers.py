@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
+from septet.datamodules.temporal_graph.columns import read_columns
 from septet.datamodules.temporal_graph.events import EventStream
+from septet.datamodules.temporal_graph.text import check_rows, numbers, open_text
+from septet.datamodules.temporal_graph.tgb_files import edge_list, is_time_first, read_time_first
 
-FORMATS = ("auto", "dyglib", "jodie", "snap", "csv", "npz", "parquet")
+FORMATS = ("auto", "dyglib", "jodie", "snap", "csv", "npz", "npy", "tgb", "parquet")
 FEATURE_WIDTH = 172
 SOURCE_NAMES = ("u", "src", "source", "user", "user_id", "from")
 TARGET_NAMES = ("i", "dst", "target", "item", "item_id", "to", "destination")
@@ -34,7 +36,8 @@ def read_events(
         path: the file; text may end in ``.gz``.
         fmt: ``auto`` (by name and header) or one of dyglib (``ml_<name>.csv`` beside its ``.npy`` features), jodie
             (user,item,timestamp,label,features...; two id spaces from 0), snap (blank-separated src dst t), csv
-            (columns u,i,ts[,label] by name), npz (src,dst,t[,label]), parquet.
+            (columns u,i,ts[,label] by name), npz (src,dst,t[,label]), npy (a folder of src.npy, dst.npy, t.npy, mapped
+            into memory), tgb (edge list of TGB, or its folder), parquet.
         id_base: first id of the file, 0 or 1; default 0 if id 0 occurs, else 1.
         compact: number the ids anew, without gaps.
         relative_time: subtract the first time.
@@ -54,6 +57,8 @@ def read_events(
     columns = _READERS[fmt](path)
     if len(columns["src"]) == 0:
         raise ValueError(f"{path} holds no events")
+    if "skip" in columns:
+        check_rows(edge_list(path), columns)
     try:
         return _stream(columns, _name(path), id_base, compact, relative_time)
     except ValueError as error:
@@ -68,10 +73,12 @@ def _name(path: Path) -> str:
 def _guess(path: Path) -> str:
     """Format by suffix and header."""
     suffixes = path.suffixes
+    if path.is_dir():
+        return "npy" if (path / "src.npy").exists() else "tgb"
     for fmt in ("npz", "parquet"):
         if f".{fmt}" in suffixes:
             return fmt
-    with _text(path) as lines:
+    with open_text(path) as lines:
         header = lines.readline().strip().lower()
     if "," not in header:
         return "snap"
@@ -80,23 +87,6 @@ def _guess(path: Path) -> str:
     if header.startswith("source,target"):
         return "snap"
     return "dyglib" if path.name.startswith("ml_") else "csv"
-
-
-def _text(path: Path) -> IO[str]:
-    """Open plain or gzipped text."""
-    if path.suffix == ".gz":
-        return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8"))
-    return path.open(encoding="utf-8")
-
-
-def _table(path: Path, skip: int, columns: list[int] | None = None, delimiter: str | None = ",") -> np.ndarray:
-    """Numbers of a text file, ``(E, C)`` float64."""
-    try:
-        with _text(path) as lines:
-            table = np.loadtxt(lines, delimiter=delimiter, skiprows=skip, usecols=columns, ndmin=2, comments="#")
-    except ValueError as error:
-        raise ValueError(f"{path.name}: {error}; every event row must hold numbers") from error
-    return cast("np.ndarray", table)
 
 
 def _column(header: list[str], names: tuple[str, ...], path: Path) -> int:
@@ -109,42 +99,43 @@ def _column(header: list[str], names: tuple[str, ...], path: Path) -> int:
 
 def _read_csv(path: Path) -> dict[str, Any]:
     """Columns by name; the bitcoin files of SNAP (Source,Target,Weight,Timestamp) included."""
-    with _text(path) as lines:
+    with open_text(path) as lines:
         header = [cell.strip().lower() for cell in lines.readline().split(",")]
     want = {name: _column(header, names, path) for name, names in _COLUMN_NAMES.items()}
     label = next((header.index(n) for n in LABEL_NAMES if n in header), None)
     used = [*want.values()] + ([] if label is None else [label])
-    table = _table(path, 1, used)
-    out = {name: table[:, i] for i, name in enumerate(want)}
+    table = numbers(path, 1, used)
+    out: dict[str, Any] = {name: table[:, i] for i, name in enumerate(want)}
     if label is not None:
         out["label"] = table[:, 3]
-    return out
+    return {**out, "skip": 1}
 
 
 def _read_snap(path: Path) -> dict[str, Any]:
     """Blank-separated ``src dst time``, or the headed CSV of the bitcoin sets; sorted here."""
-    with _text(path) as lines:
+    with open_text(path) as lines:
         first = lines.readline()
     if "," in first:
         return _sorted(_read_csv(path))
-    table = _table(path, 0, [0, 1, 2], delimiter=None)
-    return _sorted({"src": table[:, 0], "dst": table[:, 1], "time": table[:, 2]})
+    table = numbers(path, 0, [0, 1, 2], delimiter=None)
+    return _sorted({"src": table[:, 0], "dst": table[:, 1], "time": table[:, 2], "skip": 0})
 
 
 def _sorted(columns: dict[str, Any]) -> dict[str, Any]:
-    """All columns in stable time order."""
+    """All columns in stable time order, and the file's row of each event."""
     order = np.argsort(columns["time"], kind="stable")
-    return {name: column[order] for name, column in columns.items()}
+    return {**{n: c if n == "skip" else c[order] for n, c in columns.items()}, "row": order}
 
 
 def _read_jodie(path: Path) -> dict[str, Any]:
     """``user_id,item_id,timestamp,state_label,features...``: items are numbered behind the users."""
-    with _text(path) as lines:
+    with open_text(path) as lines:
         lines.readline()
         width = len(lines.readline().split(","))
-    table = _table(path, 1, list(range(width)))
+    table = numbers(path, 1, list(range(width)))
     users = table[:, 0].max() + 1
     out = {"src": table[:, 0], "dst": table[:, 1] + users, "time": table[:, 2], "label": table[:, 3], "base": 0}
+    out["skip"] = 1
     if width > 4 and bool(table[:, 4:].any()):
         out["edge_feat"] = _padded(np.concatenate([np.zeros((1, width - 4)), table[:, 4:]]))
     return out
@@ -183,6 +174,12 @@ def _read_npz(path: Path) -> dict[str, Any]:
     return out
 
 
+def _read_tgb(path: Path) -> dict[str, Any]:
+    """An edge list of TGB, or the newest one of its folder; the package is not needed."""
+    edges = edge_list(path)
+    return read_time_first(edges) if is_time_first(edges) else _read_jodie(edges)
+
+
 def _read_parquet(path: Path) -> dict[str, Any]:
     """Columns by name from a parquet file."""
     try:
@@ -205,6 +202,8 @@ _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "jodie": _read_jodie,
     "dyglib": _read_dyglib,
     "npz": _read_npz,
+    "npy": read_columns,
+    "tgb": _read_tgb,
     "parquet": _read_parquet,
 }
 
@@ -212,8 +211,8 @@ _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 def _stream(columns: dict[str, Any], name: str, id_base: int | None, compact: bool, relative_time: bool) -> EventStream:
     """Checked, sorted, renumbered stream from raw columns."""
     src, dst, time = (np.asarray(columns[k]) for k in ("src", "dst", "time"))
-    if np.isnan(time.astype(np.float64)).any():
-        row = int(np.flatnonzero(np.isnan(time.astype(np.float64)))[0])
+    if time.dtype.kind == "f" and np.isnan(time).any():
+        row = int(np.flatnonzero(np.isnan(time))[0])
         raise ValueError(f"{name}: time of event {row} is NaN: remove or repair the event")
     lowest = min(src.min(), dst.min())
     if lowest < 0:
@@ -223,14 +222,16 @@ def _stream(columns: dict[str, Any], name: str, id_base: int | None, compact: bo
         raise ValueError(f"{name}: node id {int(lowest)} is below id_base={base}")
     if time.dtype.kind == "f" and np.array_equal(time, np.floor(time)):
         time = time.astype(np.int64)
+    src, dst = (c if c.dtype == np.int64 and base == 1 else c.astype(np.int64) + 1 - base for c in (src, dst))
     if relative_time:
         time = time - time.min()
     feat, nodes, label = columns.get("edge_feat"), columns.get("node_feat"), columns.get("label")
+    tensors = [torch.from_numpy(c if c.flags.writeable else c.copy()) for c in (src, dst, time)]
     stream = EventStream(
-        torch.from_numpy(src.astype(np.int64) + 1 - base),
-        torch.from_numpy(dst.astype(np.int64) + 1 - base),
-        torch.from_numpy(np.array(time)),
-        num_nodes=None if nodes is None else max(len(nodes) - 1, int(max(src.max(), dst.max())) + 1 - base),
+        tensors[0],
+        tensors[1],
+        tensors[2],
+        num_nodes=None if nodes is None else max(len(nodes) - 1, int(max(src.max(), dst.max()))),
         edge_feat=None if feat is None else torch.from_numpy(np.array(feat)),
         node_feat=None if nodes is None else torch.from_numpy(np.array(nodes)),
         label=None if label is None else torch.from_numpy(np.array(label)),

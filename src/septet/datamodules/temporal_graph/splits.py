@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from septet.datamodules.temporal_graph.events import EventStream
+from septet.datamodules.temporal_graph.events import EventStream, distinct_ids
 
 
 class Splits(NamedTuple):
@@ -78,8 +78,10 @@ def dyglib_split(
     if not 0 <= new_node_ratio < 1:
         raise ValueError(f"new_node_ratio={new_node_ratio} is outside [0, 1)")
     late = stream.time > val_time
+    number = int(new_node_ratio * len(distinct_ids(stream.src, stream.nodes, stream.dst)))
+    if number == 0:
+        return _parts(stream, ~late, val_time, test_time)
     later_nodes = set(stream.src[late].tolist()).union(set(stream.dst[late].tolist()))
-    number = int(new_node_ratio * len(torch.unique(torch.cat([stream.src, stream.dst]))))
     if number > len(later_nodes):
         raise ValueError(f"{number} nodes to hide but only {len(later_nodes)} occur late: lower new_node_ratio")
     hidden = torch.zeros(stream.nodes + 1, dtype=torch.bool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,8 @@ from septet.kernels.hashing.structure import check_granularity
 
 CHUNK_POSITIONS = 1_300_000
 """Sequence positions (events x columns x L) looked up at once."""
+LARGE_TABLE = 1 << 30
+"""Bytes from which copies of the table go to the cache folder."""
 
 
 @dataclass
@@ -99,15 +102,21 @@ class StructureStates:
         self.stream, self.spec = stream, spec
         self.train, self.val = train, val
         self.train_index, self.full_index = train_index, full_index
-        self.memory = HashNeighborMemory(stream.nodes, spec.long, spec.short, spec.kind, spec.padding)
+        self.memory = self.new_memory()
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self._states: dict[str, Tensor] = {}
+
+    def new_memory(self) -> HashNeighborMemory:
+        """An empty memory of the settings."""
+        spec = self.spec
+        return HashNeighborMemory(self.stream.nodes, spec.long, spec.short, spec.kind, spec.padding)
 
     def train_features(self, query_src: Tensor, query_dst: Tensor) -> Features:
         """Features of the training events and their negatives ``(E, Q)``, from an empty memory; leaves state A."""
         self.memory.reset()
         features = self._pass(self.train_index, self.train, query_src, query_dst)
-        self._states.setdefault("A", self.memory.snapshot())
+        if "A" not in self._states:
+            self._keep("A")
         return features
 
     def restore(self, state: str) -> None:
@@ -124,7 +133,19 @@ class StructureStates:
         else:
             self.restore("A")
             self._pass(self.full_index, self.val)
-        self._states[state] = self.memory.snapshot()
+        self._keep(state)
+
+    def _keep(self, state: str) -> None:
+        """A copy of the table; a large one in an unnamed file of the cache folder, which vanishes with the process."""
+        table = self.memory.table
+        if self.cache_dir is None or table.numel() * table.element_size() < LARGE_TABLE:
+            self._states[state] = self.memory.snapshot()
+            return
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.cache_dir) as file:
+            mapped = np.memmap(file, dtype=np.int32, mode="w+", shape=tuple(table.shape))
+        mapped[:] = table.numpy()
+        self._states[state] = torch.from_numpy(mapped)
 
     def evaluation_features(
         self, state: str, positions: Tensor, query_src: Tensor, query_dst: Tensor, key: str = ""
@@ -142,10 +163,9 @@ class StructureStates:
         if cached is not None and cached.with_suffix(".dst.npy").exists():
             return _open(cached)
         self.restore(state)
-        features = self._pass(self.full_index, positions, query_src, query_dst)
-        if cached is not None:
-            _store(cached, features)
-        return features
+        out = None if cached is None else _create(cached, (*query_src.shape, self.spec.length, 5))
+        features = self._pass(self.full_index, positions, query_src, query_dst, out)
+        return features if cached is None else _finish(cached)
 
     def stream_events(self, start: int, stop: int) -> None:
         """Write the events ``start:stop`` of the stream into the memory, asking nothing."""
@@ -158,29 +178,42 @@ class StructureStates:
         positions: Tensor,
         query_src: Tensor | None = None,
         query_dst: Tensor | None = None,
+        out: Features | None = None,
     ) -> Features:
-        """Stream events in chunks of whole groups."""
-        src, dst, time = (c[positions] for c in (self.stream.src, self.stream.dst, self.stream.time))
-        asked = (
-            src.unsqueeze(1) if query_src is None else query_src,
-            dst.unsqueeze(1) if query_dst is None else query_dst,
-        )
-        shape = (len(src), asked[0].shape[1], self.spec.length, 5)
-        keep = query_src is not None
-        out = tuple(torch.empty(shape if keep else (0,), dtype=torch.uint8) for _ in range(2))
-        for part in self._chunks(time, asked[0].shape[1]):
-            features = structure_pass(
-                self.memory, index, src[part], dst[part], time[part], asked[0][part], asked[1][part],
-                length=self.spec.length, granularity=self.spec.granularity, order=self.spec.order,  # type: ignore[arg-type]
-            )  # fmt: skip
-            if keep:
-                out[0][part], out[1][part] = features.src_feat, features.dst_feat
-        return out[0], out[1]
-
-    def _chunks(self, time: Tensor, columns: int) -> list[slice]:
-        """Slices of whole groups."""
-        offsets = group_offsets(time, self.spec.granularity)  # type: ignore[arg-type]
+        """Stream events through the memory in chunks of whole groups; features of the asked pairs into ``out``."""
+        columns = 1 if query_src is None else query_src.shape[1]
+        if out is None:
+            shape = (len(positions) if query_src is not None else 0, columns, self.spec.length, 5)
+            out = torch.empty(shape, dtype=torch.uint8), torch.empty(shape, dtype=torch.uint8)
         step = max(1024, CHUNK_POSITIONS // (columns * self.spec.length))
+        for part in self.chunks(self.stream.time[positions], step):
+            asked = (None, None) if query_src is None or query_dst is None else (query_src[part], query_dst[part])
+            features = self.stream_through(self.memory, index, positions[part], *asked)
+            if query_src is not None:
+                out[0][part], out[1][part] = features
+        return out
+
+    def stream_through(
+        self,
+        memory: HashNeighborMemory,
+        index: TemporalNeighborIndex,
+        at: Tensor,
+        query_src: Tensor | None = None,
+        query_dst: Tensor | None = None,
+    ) -> Features:
+        """Read the asked pairs ``(E, Q)`` and write the events at positions ``at``, whole groups, into ``memory``."""
+        src, dst, time = (c[at] for c in (self.stream.src, self.stream.dst, self.stream.time))
+        features = structure_pass(
+            memory, index, src, dst, time,
+            src.unsqueeze(1) if query_src is None else query_src, dst.unsqueeze(1) if query_dst is None else query_dst,
+            length=self.spec.length, granularity=self.spec.granularity, order=self.spec.order,  # type: ignore[arg-type]
+            ids_only=True,
+        )  # fmt: skip
+        return features.src_feat, features.dst_feat
+
+    def chunks(self, time: Tensor, step: int) -> list[slice]:
+        """Slices of whole groups, about ``step`` events each."""
+        offsets = group_offsets(time, self.spec.granularity)  # type: ignore[arg-type]
         targets = torch.arange(step, len(time) + step, step)
         bounds = offsets[torch.searchsorted(offsets, targets).clamp(max=len(offsets) - 1)]
         cuts = [0, *torch.unique(bounds).tolist()]
@@ -190,22 +223,34 @@ class StructureStates:
         """File stem named by everything the features depend on."""
         digest = hashlib.blake2b(json.dumps(asdict(self.spec), sort_keys=True).encode(), digest_size=16)
         for array in (self.stream.src, self.stream.dst, self.stream.time, self.train, self.val, query_src, query_dst):
-            digest.update(array.contiguous().numpy().tobytes())
+            digest.update(array.contiguous().numpy().data)
         assert self.cache_dir is not None
         return self.cache_dir / f"{self.stream.name or 'stream'}-{key}-{digest.hexdigest()}.npy"
 
 
-def _store(path: Path, features: Features) -> None:
-    """Write both sides next to each other; the second file appears last and marks the entry as whole."""
+SIDES = (".src.npy", ".dst.npy")
+
+
+def _create(path: Path, shape: tuple[int, ...]) -> Features:
+    """Both sides as memory-mapped files still to be filled."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for suffix, array in zip((".src.npy", ".dst.npy"), features, strict=True):
-        part = path.with_suffix(suffix + ".part")
-        with part.open("wb") as file:
-            np.save(file, array.numpy())
-        part.replace(path.with_suffix(suffix))
+    files = [np.lib.format.open_memmap(_part(path, s), mode="w+", dtype=np.uint8, shape=shape) for s in SIDES]
+    return torch.from_numpy(files[0]), torch.from_numpy(files[1])
+
+
+def _part(path: Path, suffix: str) -> Path:
+    """Name of a file that is not whole yet."""
+    return path.with_suffix(suffix + ".part")
+
+
+def _finish(path: Path) -> Features:
+    """Name both files as whole; the second one appears last and marks the entry as complete."""
+    for suffix in SIDES:
+        _part(path, suffix).replace(path.with_suffix(suffix))
+    return _open(path)
 
 
 def _open(path: Path) -> Features:
     """Both sides memory-mapped (copy on write: the cache itself is never changed)."""
-    src, dst = (torch.from_numpy(np.load(path.with_suffix(s), mmap_mode="c")) for s in (".src.npy", ".dst.npy"))
+    src, dst = (torch.from_numpy(np.load(path.with_suffix(s), mmap_mode="c")) for s in SIDES)
     return src, dst

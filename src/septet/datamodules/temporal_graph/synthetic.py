@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +126,36 @@ def synthetic_events(num_nodes: int = 600, num_events: int = 20_000, seed: int =
     return EventStream(src.contiguous(), dst.contiguous(), time.contiguous(), num_nodes, name="synthetic")
 
 
+CHUNK = 1 << 22
+"""Power-law events drawn at once."""
+
+
+def powerlaw_chunks(
+    num_nodes: int, num_events: int, seed: int = 0, exponent: float = 1.5, rate: float = 10.0
+) -> Iterator[np.ndarray]:
+    """The stream of :func:`powerlaw_events` in pieces ``(3, n)`` int64: sources, destinations, times.
+
+    Raises:
+        ValueError: fewer than 2 nodes or no event.
+    """
+    if num_nodes < 2 or num_events < 1:
+        raise ValueError(f"num_nodes={num_nodes}, num_events={num_events}: at least 2 nodes and 1 event are needed")
+    rng = np.random.default_rng(seed)
+    weight = np.cumsum(rng.pareto(exponent, num_nodes) + 1.0)
+    weight /= weight[-1]
+    now = 0.0
+    for start in range(0, num_events, CHUNK):
+        size = min(CHUNK, num_events - start)
+        columns = np.empty((3, size), dtype=np.int64)
+        for row in (0, 1):
+            columns[row] = np.searchsorted(weight, rng.random(size), "right") + 1
+        gaps = rng.exponential(1.0 / rate, size).cumsum() + now
+        columns[2], now = gaps.astype(np.int64), float(gaps[-1])
+        same = columns[0] == columns[1]
+        columns[1, same] = columns[1, same] % num_nodes + 1
+        yield columns
+
+
 def powerlaw_events(
     num_nodes: int = 100_000, num_events: int = 1_000_000, seed: int = 0, exponent: float = 1.5, rate: float = 10.0
 ) -> EventStream:
@@ -137,21 +168,6 @@ def powerlaw_events(
         exponent: of the Pareto activity.
         rate: mean events per second; times are whole seconds.
     """
-    if num_nodes < 2 or num_events < 1:
-        raise ValueError(f"num_nodes={num_nodes}, num_events={num_events}: at least 2 nodes and 1 event are needed")
-    rng = np.random.default_rng(seed)
-    weight = np.cumsum(rng.pareto(exponent, num_nodes) + 1.0)
-    weight /= weight[-1]
-    columns = np.empty((3, num_events), dtype=np.int64)
-    now = 0.0
-    for start in range(0, num_events, 1 << 22):
-        size = min(1 << 22, num_events - start)
-        part = slice(start, start + size)
-        for row in (0, 1):
-            columns[row, part] = np.searchsorted(weight, rng.random(size), "right") + 1
-        gaps = rng.exponential(1.0 / rate, size).cumsum() + now
-        columns[2, part], now = gaps.astype(np.int64), float(gaps[-1])
-    same = columns[0] == columns[1]
-    columns[1, same] = columns[1, same] % num_nodes + 1
+    columns = np.concatenate(list(powerlaw_chunks(num_nodes, num_events, seed, exponent, rate)), 1)
     src, dst, time = (torch.from_numpy(c) for c in columns)
     return EventStream(src, dst, time, num_nodes, name="powerlaw")

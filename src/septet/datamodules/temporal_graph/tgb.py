@@ -60,7 +60,7 @@ def load_lists(path: str | Path) -> Lists:
 def listed_negatives(
     lists: Lists, src: Tensor, dst: Tensor, time: Tensor, *, id_base: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Negatives ``(E, K)`` of positives; lists of different lengths are padded by their first entries.
+    """Negatives ``(E, K)`` of positives; where a list is shorter than the longest, 0 ("no node") marks the rest.
 
     Args:
         lists: see :func:`load_lists`; ids from ``id_base``.
@@ -80,8 +80,10 @@ def listed_negatives(
         rows.append(np.asarray(lists[key], dtype=np.int64) + shift)
         if len(rows[-1]) == 0:
             raise ValueError(f"the list of the positive {key} is empty")
-    width = max(len(r) for r in rows)
-    neg_dst = torch.from_numpy(np.stack([np.resize(r, width) for r in rows]))
+    padded = np.zeros((len(rows), max(len(r) for r in rows)), dtype=np.int64)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    neg_dst = torch.from_numpy(padded)
     return src.unsqueeze(1).expand_as(neg_dst).contiguous(), neg_dst
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from septet.kernels.hashing import native, reference
 from septet.kernels.hashing.neighbors import NodeSequence, check_ids
 from septet.kernels.hashing.slots import HashKind, check_kind, slot_columns
-from septet.kernels.hashing.vectorized import encode_side, update
+from septet.kernels.hashing.vectorized import encode, update
 
 WriteOrder = Literal["event", "phase"]
 BACKENDS = ("auto", "reference", "torch", "native")
@@ -120,10 +120,11 @@ class HashNeighborMemory(nn.Module):
         engine = self.engine()
         if engine == "native":
             return native.encode(self.table, self.short, src, dst, src_ids, dst_ids)
-        side = reference.encode_side if engine == "reference" else encode_side
+        if engine == "torch":
+            return encode(self.table, self.short, src, dst, src_ids, dst_ids)
         return (
-            side(self.table, self.short, src, dst, src_ids),
-            side(self.table, self.short, dst, src, dst_ids),
+            reference.encode_side(self.table, self.short, src, dst, src_ids),
+            reference.encode_side(self.table, self.short, dst, src, dst_ids),
         )
 
     def update(self, src: Tensor, dst: Tensor, src_seq: Tensor, dst_seq: Tensor, order: WriteOrder = "event") -> None:

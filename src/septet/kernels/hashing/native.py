@@ -44,15 +44,31 @@ def _loops() -> ModuleType:
     return native_loops
 
 
-def sequence(index: TemporalNeighborIndex, nodes: Tensor, times: Tensor, length: int) -> list[Tensor]:
+def build_index(src: Tensor, dst: Tensor, num_nodes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Counting sort of a stream by node: keys and neighbours ``(2E,)``, starts ``(N+2,)``; no other temporary.
+
+    The columns are read once per pass from front to back, so memory-mapped ones need not fit into memory.
+    """
+    key = torch.empty(2 * len(src), dtype=torch.int64)
+    neighbor = torch.empty(2 * len(src), dtype=torch.int32 if num_nodes < 2**31 else torch.int64)
+    starts = torch.zeros(num_nodes + 2, dtype=torch.int64)
+    _loops().build_index(*(a.numpy() for a in (src, dst, key, neighbor, starts)))
+    return key, neighbor, starts
+
+
+def sequence(
+    index: TemporalNeighborIndex, nodes: Tensor, times: Tensor, length: int, *, ids_only: bool = False
+) -> list[Tensor]:
     """Ids, times, edge ids ``(B, length)`` and counts ``(B,)``: one binary search per node, then a walk back."""
-    shape = (len(nodes), length)
-    ids, edges = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
-    then, count = torch.zeros(shape, dtype=index.time.dtype), torch.zeros(len(nodes), dtype=torch.int64)
-    arrays = [index.distinct_times, index.neighbor, index.time, index.edge_id]
+    assert index.starts is not None
+    rest = len(nodes), 0 if ids_only else length
+    ids, edges = (torch.zeros(*shape, dtype=torch.int64) for shape in ((len(nodes), length), rest))
+    then, count = torch.zeros(rest, dtype=index.time.dtype), torch.zeros(len(nodes), dtype=torch.int64)
+    known = torch.zeros(0, dtype=torch.int64) if index.edge_id is None else index.edge_id
+    arrays = [index.key, index.starts, index.neighbor, index.time, known]
     asked = [_int64(nodes), times.to(index.time.dtype).contiguous().numpy()]
     out = [a.numpy() for a in (ids, then, edges, count)]
-    _loops().sequence(index.key.numpy(), index.radix, *(a.numpy() for a in arrays), *asked, *out)
+    _loops().sequence(index.radix, *(a.numpy() for a in arrays), *asked, length, *out)
     return [ids, then, edges, count]
 
 

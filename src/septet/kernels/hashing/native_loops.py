@@ -105,9 +105,27 @@ def run(
             )  # fmt: skip
 
 
+@njit(**_OPTIONS)
+def build_index(src, dst, key, neighbor, starts):
+    for e in range(len(src)):
+        starts[src[e] + 1] += 1
+        starts[dst[e] + 1] += 1
+    for node in range(1, len(starts)):
+        starts[node] += starts[node - 1]
+    radix = len(src) + 1
+    for e in range(len(src)):
+        u, v = src[e], dst[e]
+        p = starts[u]
+        key[p], neighbor[p], starts[u] = u * radix + e, v, p + 1
+        p = starts[v]
+        key[p], neighbor[p], starts[v] = v * radix + e, u, p + 1
+    for node in range(len(starts) - 1, 0, -1):  # each start has moved to the next node's
+        starts[node] = starts[node - 1]
+    starts[0] = 0
+
+
 @njit(inline="always", **_OPTIONS)
-def _first_at_least(ordered, value):
-    low, high = 0, len(ordered)
+def _first_at_least(ordered, low, high, value):
     while low < high:
         middle = (low + high) >> 1
         if ordered[middle] < value:
@@ -118,22 +136,25 @@ def _first_at_least(ordered, value):
 
 
 @njit(**_OPTIONS)
-def sequence(key, radix, distinct, neighbor, time, edge_id, nodes, times, ids, then, edges, count):
-    length = ids.shape[1]
+def sequence(radix, key, starts, neighbor, time, edge_id, nodes, times, length, ids, then, edges, count):
     rank = 0
+    whole = then.shape[1] > 0
     for b in range(len(nodes)):
         if b == 0 or times[b] != times[b - 1]:  # also behind an empty node: the next may share its time
-            rank = _first_at_least(distinct, times[b])
+            rank = _first_at_least(time, 0, len(time), times[b])
         node = nodes[b]
         if node == 0:
             continue
         first = node * radix
-        stop = _first_at_least(key, first + rank)
-        start = stop
-        while start > 0 and stop - start < length - 1 and key[start - 1] >= first:
-            start -= 1
-        ids[b, 0], then[b, 0], count[b] = node, times[b], 1 + stop - start
+        low = starts[node]
+        stop = _first_at_least(key, low, starts[node + 1], first + rank)
+        start = max(low, stop - length + 1)
+        ids[b, 0], count[b] = node, 1 + stop - start
         for j in range(stop - start):
             ids[b, 1 + j] = neighbor[start + j]
-            then[b, 1 + j] = time[start + j]
-            edges[b, 1 + j] = edge_id[start + j]
+        if whole:
+            then[b, 0] = times[b]
+            for j in range(stop - start):
+                event = key[start + j] - first
+                then[b, 1 + j] = time[event]
+                edges[b, 1 + j] = edge_id[event] if len(edge_id) > 0 else event + 1

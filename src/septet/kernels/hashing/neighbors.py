@@ -9,6 +9,9 @@ from torch import Tensor
 
 from septet.kernels.hashing import native
 
+SPARSE = 16
+"""Largest ratio of ids to events for which one counter per id is kept."""
+
 
 class NodeSequence(NamedTuple):
     """Padded sequences of neighbours, oldest first, left-aligned.
@@ -60,7 +63,8 @@ class TemporalNeighborIndex:
     """Undirected index of a stream, sorted by node and then by stream order.
 
     Every event enters the list of both its ends; a self-event enters twice. A query is one binary search on the key
-    ``node * R + time rank`` (R = number of distinct times + 1), so its cost does not grow with the node's degree.
+    ``node * R + position of the event`` (R = number of events + 1), so its cost does not grow with the node's degree.
+    The index holds 12 bytes per entry; times and edge ids stay in the columns given, which may be memory-mapped.
 
     Args:
         src: sources ``(E,)``, ids from 1.
@@ -68,11 +72,13 @@ class TemporalNeighborIndex:
         time: non-decreasing times ``(E,)``, integer or float64.
         edge_id: ids ``(E,)``; default 1..E.
         num_nodes: largest id allowed; default the largest id present.
-        backend: ``"auto"`` looks up natively on a CPU where numba is installed; ``"torch"`` never does.
+        backend: ``"auto"`` builds and looks up natively on a CPU where numba is installed; ``"torch"`` never does.
 
     Raises:
         ValueError: unequal lengths, unsorted or NaN times, ids outside ``1..num_nodes``.
     """
+
+    starts: Tensor | None = None
 
     def __init__(
         self,
@@ -85,26 +91,28 @@ class TemporalNeighborIndex:
     ) -> None:
         check_lengths(src=src, dst=dst, time=time)
         check_sorted(time)
-        src, dst = src.to(torch.int64), dst.to(torch.int64)
         if num_nodes is None:
-            num_nodes = int(torch.maximum(src.max(), dst.max())) if len(src) else 0
+            num_nodes = max(int(src.max()), int(dst.max())) if len(src) else 0
         check_ids("src", src, num_nodes)
         check_ids("dst", dst, num_nodes)
-        edge_id = torch.arange(1, len(src) + 1, device=src.device) if edge_id is None else edge_id.to(torch.int64)
-        check_lengths(src=src, edge_id=edge_id)
-        self.num_nodes, self.backend = num_nodes, backend
-        self._build(src, dst, time, edge_id)
+        if edge_id is not None:
+            check_lengths(src=src, edge_id=edge_id)
+            edge_id = edge_id.to(torch.int64)
+        self.num_nodes, self.backend, self.radix = num_nodes, backend, len(src) + 1
+        self.time, self.edge_id = time, edge_id
+        dense = num_nodes <= SPARSE * len(src) + 1_000_000
+        if backend != "torch" and dense and src.device.type == "cpu" and native.available():
+            self.key, self.neighbor, self.starts = native.build_index(src, dst, num_nodes)
+        else:
+            self._build(src.to(torch.int64), dst.to(torch.int64))
 
-    def _build(self, src: Tensor, dst: Tensor, time: Tensor, edge_id: Tensor) -> None:
+    def _build(self, src: Tensor, dst: Tensor) -> None:
         """Sort the 2E entries by node, keeping the stream order inside a node."""
-        self.distinct_times, rank = torch.unique_consecutive(time, return_inverse=True)
-        self.radix = len(self.distinct_times) + 1
         node = torch.stack([src, dst], 1).flatten()
-        key = node * self.radix + rank.repeat_interleave(2)
-        self.key, order = torch.sort(key, stable=True)
-        self.neighbor = torch.stack([dst, src], 1).flatten()[order]
-        self.time = time[order // 2]
-        self.edge_id = edge_id[order // 2]
+        event = torch.arange(len(src), device=src.device).repeat_interleave(2)
+        self.key, order = torch.sort(node.mul_(self.radix).add_(event), stable=True)
+        narrow = torch.int32 if self.num_nodes < 2**31 else torch.int64
+        self.neighbor = torch.stack([dst, src], 1).flatten().to(narrow)[order]
 
     @property
     def device(self) -> torch.device:
@@ -115,18 +123,25 @@ class TemporalNeighborIndex:
         """A copy of the index on ``device``."""
         clone = object.__new__(TemporalNeighborIndex)
         clone.num_nodes, clone.radix, clone.backend = self.num_nodes, self.radix, self.backend
-        for name in ("distinct_times", "key", "neighbor", "time", "edge_id"):
-            setattr(clone, name, getattr(self, name).to(device))
+        for name in ("key", "neighbor", "time", "edge_id", "starts"):
+            array = getattr(self, name)
+            setattr(clone, name, None if array is None else array.to(device))
         return clone
 
     def memory_bytes(self) -> int:
-        """Bytes of all arrays."""
-        arrays = (self.distinct_times, self.key, self.neighbor, self.time, self.edge_id)
-        return sum(a.numel() * a.element_size() for a in arrays)
+        """Bytes of all arrays, the columns of times and edge ids included."""
+        arrays = (self.key, self.neighbor, self.time, self.edge_id, self.starts)
+        return sum(a.numel() * a.element_size() for a in arrays if a is not None)
+
+    def degrees(self) -> Tensor:
+        """Entries of every node ``(N+1,)``; a self-event counts twice."""
+        nodes = torch.arange(self.num_nodes + 2, device=self.device)
+        starts = torch.searchsorted(self.key, nodes * self.radix) if self.starts is None else self.starts
+        return starts.diff()
 
     def _window(self, nodes: Tensor, times: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Positions ``(B, k)`` of the latest entries before ``times`` and their number ``(B,)``."""
-        rank = torch.searchsorted(self.distinct_times, times)
+        rank = torch.searchsorted(self.time, times)
         first = torch.searchsorted(self.key, nodes * self.radix)
         last = torch.searchsorted(self.key, nodes * self.radix + rank)
         count = (last - first).clamp_(max=k)
@@ -153,19 +168,22 @@ class TemporalNeighborIndex:
         if len(self.key) == 0:
             empty = torch.zeros(len(nodes), k, dtype=torch.int64, device=self.device)
             return NodeSequence(empty, empty.to(self.time.dtype), empty.clone(), empty[:, 0].clone())
-        position, count = self._window(nodes, times.to(self.distinct_times.dtype), k)
+        position, count = self._window(nodes, times.to(self.time.dtype), k)
         filled = torch.arange(k, device=self.device) < count.unsqueeze(1)
         position = position.clamp_(max=len(self.key) - 1)
-        ids = self.neighbor[position] * filled
-        return NodeSequence(ids, self.time[position] * filled, self.edge_id[position] * filled, count)
+        event = self.key[position].remainder_(self.radix)
+        edges = event + 1 if self.edge_id is None else self.edge_id[event]
+        ids = self.neighbor[position].to(torch.int64)
+        return NodeSequence(ids * filled, self.time[event] * filled, edges * filled, count)
 
-    def sequence(self, nodes: Tensor, times: Tensor, length: int) -> NodeSequence:
+    def sequence(self, nodes: Tensor, times: Tensor, length: int, *, ids_only: bool = False) -> NodeSequence:
         """Sequence ``[node, up to length-1 latest neighbours]`` (section 3.1); position 0 holds time ``times``.
 
         Args:
             nodes: ``(B,)`` ids.
             times: ``(B,)`` query times.
             length: L, the node itself included, >= 1.
+            ids_only: leave times and edge ids out where that is faster (they come back empty, ``(B, 0)``).
 
         Returns:
             Sequences ``(B, L)``; ``count`` includes the node itself.
@@ -177,8 +195,8 @@ class TemporalNeighborIndex:
             raise ValueError(f"sequence length {length} is below 1 (the node itself takes one position)")
         check_lengths(nodes=nodes, times=times)
         nodes = nodes.to(torch.int64)
-        if self.backend != "torch" and self.device.type == "cpu" and native.available():
-            return NodeSequence(*native.sequence(self, nodes, times, length))
+        if self.starts is not None and self.device.type == "cpu" and native.available():
+            return NodeSequence(*native.sequence(self, nodes, times, length, ids_only=ids_only))
         own, here = nodes.unsqueeze(1), (nodes > 0).to(torch.int64)
         own_time = (times * here).to(self.time.dtype).unsqueeze(1)
         if length == 1:

@@ -45,6 +45,11 @@ class Stream(NamedTuple):
         return Stream(**{k: a if k == "offsets" or a is None else a[start:stop] for k, a in fields.items()})
 
 
+def one_column(query: Tensor) -> bool:
+    """Whether all columns of ``(E, Q)`` ask the same node: what depends on it alone is then computed once."""
+    return query.shape[1] > 1 and bool((query == query[:, :1]).all())
+
+
 def alive(length: Tensor, size: int) -> Tensor:
     """Mask ``(..., size)`` of the positions below ``length`` ``(...)``."""
     return torch.arange(size, device=length.device) < length.unsqueeze(-1)

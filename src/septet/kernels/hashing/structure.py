@@ -16,7 +16,7 @@ from septet.kernels.hashing.neighbors import (
     check_lengths,
     check_sorted,
 )
-from septet.kernels.hashing.stream import Stream, run_groups
+from septet.kernels.hashing.stream import Stream, one_column, run_groups
 
 Granularity = Literal["timestamp", "event"] | int
 
@@ -75,12 +75,20 @@ def group_longest(count: Tensor, offsets: Tensor) -> Tensor:
     return longest.scatter_reduce_(0, index, count, "amax")[group]
 
 
-def sequences(index: TemporalNeighborIndex, nodes: Tensor, time: Tensor, length: int) -> NodeSequence:
-    """Sequences ``(E, Q, L)`` of nodes ``(E, Q)``, all columns of event e asked at ``time[e]``."""
-    flat = index.sequence(nodes.flatten(), time.repeat_interleave(nodes.shape[1]), length)
+def sequences(
+    index: TemporalNeighborIndex, nodes: Tensor, time: Tensor, length: int, *, ids_only: bool = False
+) -> NodeSequence:
+    """Sequences ``(E, Q, L)`` of nodes ``(E, Q)``, all columns of event e asked at ``time[e]``.
+
+    Where all columns ask the same node, as the sources of sampled negatives do, it is looked up once.
+    """
     shape = tuple(nodes.shape)
-    ids, times, edges = (a.view(*shape, length) for a in flat[:3])
-    return NodeSequence(ids, times, edges, flat.count.view(shape))
+    if one_column(nodes):
+        nodes = nodes[:, :1]
+    times = time.repeat_interleave(nodes.shape[1])
+    flat = index.sequence(nodes.reshape(-1), times, length, ids_only=ids_only)
+    ids, times, edges = (a.view(*nodes.shape, a.shape[1]).expand(*shape, a.shape[1]) for a in flat[:3])
+    return NodeSequence(ids, times, edges, flat.count.view(nodes.shape).expand(shape))
 
 
 def structure_pass(
@@ -96,6 +104,7 @@ def structure_pass(
     granularity: Granularity = "timestamp",
     order: WriteOrder = "event",
     write: bool = True,
+    ids_only: bool = False,
 ) -> StructureFeatures:
     """Stream groups of events: encode every asked pair of the group, then write the group's events.
 
@@ -111,6 +120,7 @@ def structure_pass(
         granularity: see :func:`group_offsets`; blocks count from the start of the call.
         order: order of the writes inside a group.
         write: False scores only.
+        ids_only: leave times and edge ids of the sequences out where that is faster.
 
     Returns:
         Sequences and features; with ``memory.padding == "node"`` features stop at the group's longest sequence of that
@@ -127,7 +137,7 @@ def structure_pass(
     for name, ids in (("src", src), ("dst", dst), ("query_src", query_src), ("query_dst", query_dst)):
         check_ids(name, ids, memory.num_nodes)
     offsets = group_offsets(time, granularity)
-    src_seq, dst_seq = sequences(index, query_src, time, length), sequences(index, query_dst, time, length)
+    src_seq, dst_seq = (sequences(index, q, time, length, ids_only=ids_only) for q in (query_src, query_dst))
     stream = Stream(src, dst, query_src, query_dst, src_seq.ids, dst_seq.ids, src_seq.count, dst_seq.count, offsets)
     if write:
         stream = _with_writes(stream, index, time, length)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from septet.datamodules.temporal_graph import (
     synthetic_events,
 )
 from septet.kernels.hashing import HashNeighborMemory, TemporalNeighborIndex, native, structure_pass
+from septet.launch.bench import cne_n_mrr, cne_n_scale
 from septet.launch.bench.cne_n_release import ReleaseNet, ReleasePath
 from septet.lightning_modules.cne_n import CNEN
 
@@ -46,6 +46,7 @@ def run(device: str, quick: bool) -> list[dict[str, Any]]:
             *structure(stream, quick),
             *writes(quick),
             *training(stream, quick),
+            *ranking(stream, quick),
             *negatives(stream, quick),
             *scaling(quick),
         ]
@@ -159,22 +160,36 @@ def training(stream: EventStream, quick: bool) -> list[dict[str, Any]]:
     """B3, B4: training and inference per event, structure included; zero features on both sides."""
     events = 1000 if quick else 6000
     part = EventStream(stream.src[:events], stream.dst[:events], stream.time[:events], stream.nodes, name=stream.name)
-    train, infer = release_seconds(part)
     rows = []
     for batch in (BATCH,) if quick else (BATCH, 2000):
+        train, infer = release_seconds(part, batch)
         ours_train, ours_infer = our_seconds(part, batch)
         note = f"{events} events of {stream.name}, 198,135 parameters, CPU time, 1 thread; the MLP bounds both"
         for name, value, peer in (("training", ours_train, train), ("inference", ours_infer, infer)):
             rows.append(
                 row(
-                    f"{name}, batch {batch}", 1e6 * value / events, "us/event", peer="release formula, batch 200",
-                    peer_value=1e6 * peer / events, limit="ratio <= 0.5", note=note,
+                    f"{name}, batch {batch}", 1e6 * value / events, "us/event", peer=f"release formula, batch {batch}",
+                    peer_value=1e6 * peer / events, limit="ratio <= 0.5",
+                    note=f"{events / value:,.0f} events/s against {events / peer:,.0f}; {note}",
                 )
             )  # fmt: skip
     return rows
 
 
-def release_seconds(stream: EventStream) -> tuple[float, float]:
+def ranking(stream: EventStream, quick: bool) -> list[dict[str, Any]]:
+    """B4: an event against 20 negatives, CNE-N against DyGFormer at L = 32."""
+    events, repeats = (20, 1) if quick else (100, 3)
+    ours, theirs = cne_n_mrr.seconds(stream, events, repeats)
+    note = f"last {events} events of {stream.name}, pass and look-up included, CPU time, 1 thread, untrained weights"
+    return [
+        row(
+            "MRR with 20 negatives", events / ours, "events/s", peer="DyGFormer (ours, vectorised counts, L=32)",
+            peer_value=events / theirs, limit="ratio >= 10", note=note,
+        )
+    ]  # fmt: skip
+
+
+def release_seconds(stream: EventStream, batch: int) -> tuple[float, float]:
     """CPU seconds of one training epoch and one inference pass, the release's way."""
     torch.manual_seed(0)
     events = len(stream)
@@ -186,8 +201,8 @@ def release_seconds(stream: EventStream) -> tuple[float, float]:
         path = ReleasePath(stream.src, stream.dst, stream.time, stream.nodes, LENGTH, LONG)
         net.train(train)
         start.append(time.process_time())
-        for a in range(0, events, BATCH):
-            at = slice(a, a + BATCH)
+        for a in range(0, events, batch):
+            at = slice(a, a + batch)
             now = stream.time[at]
             with torch.set_grad_enabled(train):
                 parts = path.structure(stream.src[at], stream.dst[at], pair_dst[at, 1], now)
@@ -271,40 +286,31 @@ def negatives(stream: EventStream, quick: bool) -> list[dict[str, Any]]:
 
 
 def scaling(quick: bool) -> list[dict[str, Any]]:
-    """B5: power-law streams; index build, structure pass with one negative, peak memory of the process."""
+    """B5: power-law streams mapped from disk; index build, structure pass with one negative, peak memory.
+
+    Each size runs in a process of its own. 1e8 events are extrapolated here; ``python -m
+    septet.launch.bench.cne_n_scale --nodes 10000000 --events 100000000`` runs them.
+    """
     sizes = ((10_000, 20_000),) if quick else ((1_000_000, 2_000_000), (10_000_000, 10_000_000))
     rows = []
     for nodes, events in sizes:
-        stream = powerlaw_events(nodes, events)
-        start = time.perf_counter(), time.process_time()
-        index = TemporalNeighborIndex(stream.src, stream.dst, stream.time, num_nodes=nodes)
-        build = time.perf_counter() - start[0], time.process_time() - start[1]
-        memory = HashNeighborMemory(nodes, LONG)
-        used = min(events, 2_000_000)
-        first, step = events - used, 50_000
-        start = time.perf_counter(), time.process_time()
-        for a in range(first, events, step):
-            at = slice(a, min(a + step, events))
-            query = torch.stack([stream.dst[at], stream.dst[at].flip(0)], 1)
-            structure_pass(
-                memory, index, stream.src[at], stream.dst[at], stream.time[at],
-                stream.src[at].unsqueeze(1).expand_as(query), query, length=LENGTH,
+        found = cne_n_scale.alone(nodes, events)
+        note = f"{found['engine']} backend, 1 thread; measured on {events:,} mapped events, {nodes:,} nodes, wall"
+        times = 1e8 / events
+        for name, key, limit in (
+            ("index build", "index", "60 s for 1e8"),
+            ("structure pass", "pass", "20 min for 1e8"),
+        ):
+            seconds = found[f"{key}_cpu_s"]
+            scaled = f"extrapolated to 1e8 events: {seconds * times:.0f} CPU s"
+            rows.append(
+                row(
+                    f"{name}, {nodes:,} nodes", 1e6 * seconds / events, "us/event", limit=limit,
+                    note=f"{note} {found[key + '_wall_s']:.1f} s; {scaled}",
+                )
             )  # fmt: skip
-        took = time.perf_counter() - start[0], time.process_time() - start[1]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        note = f"{memory.engine()} backend, 1 thread, wall {{:.1f}} s; measured on {events:,} events, {nodes:,} nodes"
-        scaled = f"extrapolated to 1e8 events: {build[1] * 1e8 / events:.0f} CPU s"
-        rows.append(row(f"index build, {nodes:,} nodes", build[1], "CPU s", note=f"{note.format(build[0])}; {scaled}"))
-        scaled = f"extrapolated to 1e8 events: {took[1] / used * 1e8 / 60:.1f} CPU min"
-        rows.append(
-            row(
-                f"structure pass, {nodes:,} nodes", 1e6 * took[1] / used, "us/event", limit="<= 12 (1e8 in 20 min)",
-                note=f"{note.format(took[0])}, last {used:,}; {scaled}",
-            )
-        )  # fmt: skip
-        rows.append(
-            row(f"peak memory, {nodes:,} nodes", peak, "GB", limit="16", note="of the process, stream included")
-        )
+        note = f"of a process alone, mapped columns included; {events:,} events"
+        rows.append(row(f"peak memory, {nodes:,} nodes", found["pass_peak_gb"], "GB", limit="16", note=note))
     return rows
 
 

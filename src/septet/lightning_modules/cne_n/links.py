@@ -10,6 +10,14 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from septet.lightning_modules.cne_n import pictures
+from septet.lightning_modules.cne_n.breakdown import (
+    AGES,
+    EDGE_KINDS,
+    GroupedScores,
+    ReciprocalRankByCount,
+    age_quarters,
+    edge_kinds,
+)
 from septet.lightning_modules.cne_n.features import FeatureTables
 from septet.lightning_modules.cne_n.metrics import (
     BatchMeanAUROC,
@@ -21,22 +29,30 @@ from septet.lightning_modules.cne_n.metrics import (
 )
 from septet.lightning_modules.task import Task
 
-PARTS = ("", "new_")
+PARTS = ("", "new_", "random_", "historical_", "inductive_")
+"""What the names of metrics begin with: all events, events of new nodes, all events with other negatives."""
 COUNT_BINS = 64
+BREAKDOWN_EVENTS = 20_000_000
+"""Longest stream whose events are told apart by kind and age."""
 
 
 class LinkPrediction(Task):
     """Base of the link predictors: a subclass gives :meth:`score` and :meth:`loss`.
 
     Logged under ``val/`` and ``test/``: ap, auc (means over batches), ap_global, auc_global, the same with ``new_``
-    for events of nodes unseen in training, and mrr, hits10 when there is more than one negative per event.
+    for events of nodes unseen in training, with ``historical_`` and ``inductive_`` where the data module tests those
+    negatives too, and mrr, hits10 when there is more than one negative per event. ``repeated_`` and ``first_`` tell
+    events of known pairs from first meetings (over all scores together).
     """
 
     def configure_metrics(self) -> None:
-        """One collection for all events, one for those of new nodes."""
+        """One collection per part, and the breakdowns of the test."""
         self.link_metrics = torch.nn.ModuleDict({f"part_{p}": _collection() for p in PARTS})
         self.rank_metrics = torch.nn.ModuleDict({f"part_{p}": _rank_collection() for p in PARTS})
+        self.kinds, self.ages = GroupedScores(len(EDGE_KINDS)), GroupedScores(len(AGES))
+        self.by_count = ReciprocalRankByCount()
         self.history: list[dict[str, float]] = []
+        self._groups: tuple[Tensor, Tensor] | None = None
         self.features = FeatureTables()
         self._tally = torch.zeros(2, COUNT_BINS, dtype=torch.int64)
 
@@ -70,23 +86,37 @@ class LinkPrediction(Task):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores of one batch into the metrics."""
-        self._evaluate(batch, dataloader_idx)
+        self._evaluate(batch, self._part("val", dataloader_idx))
+
+    def _part(self, stage: str, number: int) -> str:
+        """Prefix of the metrics of the ``number``-th loader of a stage."""
+        names = getattr(getattr(self.trainer, "datamodule", None), "part_names", {}).get(stage, PARTS)
+        return str(names[number])
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores of one batch into the metrics, co-neighbour counts into the tally."""
-        self._evaluate(batch, dataloader_idx)
-        if batch.src_feat is not None and dataloader_idx == 0:
+        scores = self._evaluate(batch, self._part("test", dataloader_idx))
+        if dataloader_idx > 0:
+            return
+        if batch.src_feat is not None:
             self._count(batch.src_feat[:, :, 0, 1].cpu())
+        if self._groups is not None:
+            for metric, group in zip((self.kinds, self.ages), self._groups, strict=True):
+                metric.update(scores, group[batch.event.cpu() - 1].to(scores.device))
+        if scores.shape[1] > 2:
+            self.by_count.update(scores[:, 0], scores[:, 1:])
 
-    def _evaluate(self, batch: Any, part: int) -> None:
-        """Update the metrics of a part."""
+    def _evaluate(self, batch: Any, part: str) -> Tensor:
+        """Update the metrics of a part; scores ``(B, 1+K)`` with NaN where a list of negatives was shorter."""
         scores = self.score(batch).detach().float()
         target = torch.zeros_like(scores, dtype=torch.int64)
         target[:, 0] = 1
-        name = f"part_{PARTS[part]}"
-        _metrics(self.link_metrics, name).update(scores.flatten(), target.flatten())
+        asked = batch.pair_dst != 0
+        _metrics(self.link_metrics, f"part_{part}").update(scores[asked], target[asked])
+        scores = scores.masked_fill(~asked, torch.nan)
         if scores.shape[1] > 2:
-            _metrics(self.rank_metrics, name).update(scores[:, 0], scores[:, 1:])
+            _metrics(self.rank_metrics, f"part_{part}").update(scores[:, 0], scores[:, 1:])
+        return scores
 
     def _count(self, common: Tensor) -> None:
         """Tally the co-neighbour counts of asked pairs, positives and negatives."""
@@ -100,11 +130,33 @@ class LinkPrediction(Task):
         if not self.trainer.sanity_checking:
             self.history.append({"epoch": float(self.current_epoch), **values})
 
+    def on_train_end(self) -> None:
+        """Draw the scores by epoch."""
+        if self.history:
+            self.save_picture("ap_auc_by_epoch", pictures.by_epoch(self.history))
+
+    def on_test_epoch_start(self) -> None:
+        """Tell the events apart, unless the stream is too long for it."""
+        data = getattr(self.trainer, "datamodule", None)
+        self._groups = None
+        if data is not None and len(data.stream) <= BREAKDOWN_EVENTS:
+            self._groups = edge_kinds(data.stream), age_quarters(data.stream, data.splits.test)
+
     def on_test_epoch_end(self) -> None:
         """Log the test metrics and draw the pictures."""
-        self._log_metrics("test")
-        for name, figure in pictures.draw(self.history, self._tally, getattr(self.trainer, "datamodule", None)):
+        values = self._log_metrics("test")
+        kinds, ages = (m.compute() if m.update_called else None for m in (self.kinds, self.ages))
+        counts = self.by_count.compute() if self.by_count.update_called else None
+        for name, row in zip(EDGE_KINDS, [] if kinds is None else kinds.tolist(), strict=False):
+            for metric, value in zip(("ap_global", "auc_global"), row, strict=False):
+                self.log(f"test/{name}_{metric}", value, sync_dist=True)
+        data = getattr(self.trainer, "datamodule", None)
+        found = pictures.Found(self.history, self._tally, values, kinds, ages, counts)
+        for name, figure in pictures.draw(found, data):
             self.save_picture(name, figure)
+        self.kinds.reset()
+        self.ages.reset()
+        self.by_count.reset()
         self._tally.zero_()
 
     def _log_metrics(self, stage: str) -> dict[str, float]:

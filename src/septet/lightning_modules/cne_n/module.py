@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from septet.kernels.hashing import NodeSequence
 
 POOL: dict[str, Literal["masked", "all"]] = {"fixed": "masked", "released": "all"}
-CHUNK_LINKS = 16_384
+CPU_LINKS, GPU_LINKS = 400, 16_384
+"""Links scored at once: on a CPU their activations stay in its cache, on a GPU they fit into memory."""
 
 
 class CNEN(LinkPrediction):
@@ -83,31 +84,33 @@ class CNEN(LinkPrediction):
             warnings.warn(f"training with preset {self.preset!r} {other}", UserWarning, stacklevel=2)
 
     def score(self, batch: Any) -> Tensor:
-        """Logits ``(B, 1+K)`` of a batch of links, in chunks where there are many negatives."""
+        """Logits ``(B, 1+K)`` of a batch of links, some rows at a time (pool ``all``: column by column, whole)."""
         assert self.net is not None
         rows, columns = batch.pair_src.shape
+        everything = slice(0, rows), slice(0, columns)
         if self.net.pool == "all":
-            pieces = [self._column(batch, slice(c, c + 1)) for c in range(columns)]
-            return torch.cat(pieces, 1)
-        step = max(1, CHUNK_LINKS // max(1, rows))
-        return torch.cat([self._column(batch, slice(c, c + step)) for c in range(0, columns, step)], 1)
+            return torch.cat([self._piece(batch, everything[0], slice(c, c + 1)) for c in range(columns)], 1)
+        links = CPU_LINKS if batch.pair_src.device.type == "cpu" else GPU_LINKS
+        step = max(1, links // columns)
+        return torch.cat([self._piece(batch, slice(r, r + step), everything[1]) for r in range(0, rows, step)])
 
-    def _column(self, batch: Any, columns: slice) -> Tensor:
-        """Logits ``(B, C)`` of some columns of asked pairs."""
+    def _piece(self, batch: Any, rows: slice, columns: slice) -> Tensor:
+        """Logits ``(R, C)`` of some rows and columns of asked pairs."""
         assert self.net is not None
-        src = self._embed(batch.time, batch.src, batch.src_feat, columns)
-        dst = self._embed(batch.time, batch.dst, batch.dst_feat, columns)
+        time = batch.time[rows]
+        src = self._embed(time, batch.src, batch.src_feat, rows, columns)
+        dst = self._embed(time, batch.dst, batch.dst_feat, rows, columns)
         logits: Tensor = self.net(src, dst)
-        return logits.view(len(batch.time), -1)
+        return logits.view(len(time), -1)
 
-    def _embed(self, time: Tensor, sequence: NodeSequence, features: Tensor, columns: slice) -> Tensor:
-        """Embeddings ``(B*C, Fn)`` of one side."""
+    def _embed(self, time: Tensor, sequence: NodeSequence, features: Tensor, rows: slice, columns: slice) -> Tensor:
+        """Embeddings ``(R*C, Fn)`` of one side."""
         assert self.net is not None
-        ids, then, edges, count = (a[:, columns].flatten(0, 1) for a in sequence)
+        ids, then, edges, count = (a[rows, columns].flatten(0, 1) for a in sequence)
         now = time.repeat_interleave(len(ids) // len(time)).unsqueeze(1)
         delta = ((now - then) * (ids != 0)).to(torch.float32)
         node, edge = self.features.lookup(ids, edges, self.net.node_dim, self.net.edge_dim)
-        return self.net.embed(node, edge, delta, self._ablated(features[:, columns].flatten(0, 1)), count)
+        return self.net.embed(node, edge, delta, self._ablated(features[rows, columns].flatten(0, 1)), count)
 
     def _ablated(self, features: Tensor) -> Tensor:
         """Structure features with the parts removed that the ablation forbids."""
