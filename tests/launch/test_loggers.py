@@ -62,6 +62,19 @@ def test_tensorboard_stays_in_the_run(runs):
     assert json.loads((run / "record.json").read_text())["status"] == "finished"
 
 
+def test_logger_files_add_up_and_the_same_kind_twice_is_one(runs):
+    pytest.importorskip("wandb")
+    files = [w for n in ("wandb_offline", "tensorboard", "wandb_offline") for w in ("-c", f"configs/logger/{n}.yaml")]
+    done = septet_process("fit", "-c", TOY, *files, "--name", "both", env={"SEPTET_RUNS": str(runs)})
+    assert done.returncode == 0, done.stderr
+    run = newest(runs, "user", "both")
+    assert len(list(run.rglob("run-*.wandb"))) == 1
+    assert len(list(run.rglob("events.out.tfevents.*"))) == 1
+    again = septet_process("logs", "sync", str(run), "--dry-run", env={"SEPTET_RUNS": str(runs)})
+    assert again.returncode == 0, again.stderr
+    assert (run / "wandb_id").read_text() in again.stdout
+
+
 def test_csv_is_written_even_without_loggers(runs):
     assert septet("fit", "-c", TOY, "-c", "configs/logger/none.yaml", "--name", "csv") == 0
     assert "val/loss" in (newest(runs, "user", "csv") / "metrics.csv").read_text().splitlines()[0]

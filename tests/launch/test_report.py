@@ -17,6 +17,7 @@ from septet.launch.report.collect import Report, RunPage, collect
 from septet.launch.report.compare import compare
 from septet.launch.report.render import write_report
 from septet.launch.report.tables import Row, leaderboards, paper_table
+from septet.launch.runs import create_run, ledger
 
 TOY = "tests/support/toy.yaml"
 GOLDEN = ROOT / "tests/golden/report/report.md"
@@ -200,3 +201,53 @@ def test_figures_for_other_programs(tmp_path):
 
 def test_the_whole_ledger_names_all_methods(tmp_path):
     assert {r.method for r in collect([], tmp_path).rows} == set(METHODS)
+
+
+@pytest.fixture
+def bare_run(runs):
+    run = create_run(runs, "user", "bare", "r1")
+    (run / "config.yaml").write_text("model: {lr: 0.1}\n")
+    record = {"method": "user", "stage": "test", "status": "finished", "metrics": {"test/ap": 0.5}}
+    (run / "record.json").write_text(json.dumps(record))
+    ledger(runs).add({"run_id": "r1", "name": "bare", "method": "user", "stage": "test", "metrics": {"test/ap": 0.5}})
+    return run
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("record.json", '{"stage": "te'), ("record.json", "[1, 2]"), ("record.json", '{"stage": "test", "metrics": 3}'),
+        ("metrics.csv", "step,ap\n1,abc\n"), ("metrics.csv", "\x00\x01"), ("metrics.csv", "ap\n1\n"),
+    ],
+)  # fmt: skip
+def test_a_damaged_run_is_named_and_left_out_of_the_whole_report(file, content, bare_run, capsys):
+    (bare_run / file).write_text(content)
+    if content != "\x00\x01":
+        assert septet("report", "user/bare") == 2
+        assert str(bare_run / file) in capsys.readouterr().err
+    assert septet("report") == 0
+    assert ("left out" in capsys.readouterr().out) == (content != "\x00\x01")
+
+
+def test_a_damaged_configuration_is_named_in_a_comparison(bare_run, runs, capsys):
+    other = create_run(runs, "user", "other", "r2")
+    (other / "config.yaml").write_text("model: [1")
+    assert septet("report", "user/bare", "user/other") == 2
+    assert str(other / "config.yaml") in capsys.readouterr().err
+
+
+def test_unwritable_and_absent_folders_are_named(bare_run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    assert septet("report", "user/bare", "--out", str(tmp_path / "file/x")) == 2
+    assert "give another --out" in capsys.readouterr().err
+    monkeypatch.setenv("SEPTET_RUNS", str(tmp_path / "nowhere"))
+    assert septet("report") == 2
+    assert "no runs under" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_empty_ledger_file_is_named(runs, capsys):
+    runs.mkdir(exist_ok=True)
+    (runs / "ledger.sqlite").write_text("")
+    assert septet("report") == 2
+    assert "is empty; move it away" in capsys.readouterr().err

@@ -60,6 +60,15 @@ def test_no_timestamp_and_no_bare_ntasks():
         (lambda: Cluster(gpu_flag="--gpus"), "'--gpus'"),
         (lambda: Cluster(container="docker"), "'docker'"),
         (lambda: Cluster(container="pyxis"), "needs an image"),
+        (lambda: Resources(time="0-24:00:00"), "'0-24:00:00'"),
+        (lambda: Resources(time="0-01:60:00"), "'0-01:60:00'"),
+        (lambda: Resources(time="00:02:00"), "lead 120 s"),
+        (lambda: Cluster(partition="a b;rm"), "no plain name"),
+        (lambda: load_resources(None, {"nodes": "abc"}), "nodes 'abc': write a whole number"),
+        (lambda: load_resources(None, {"nodes": True}), "nodes True: write a whole number"),
+        (lambda: load_resources(None, {"time": 3600}), "in quotes: YAML reads 1:00:00 as a number"),
+        (lambda: load_resources(None, {"requeue": "maybe"}), "true or false"),
+        (lambda: load_cluster(None, {"setup": 3}), "setup 3: write a list of texts"),
         (lambda: load_cluster("gress"), "did you mean 'gres'"),
         (lambda: load_resources("gpu_1", {"gpu": 2}), "did you mean 'gpus'"),
         (lambda: with_devices(["fit", "--trainer.devices=4"], Resources(gpus=2)), "contradicts the resources"),
@@ -84,6 +93,8 @@ def test_inconsistencies_are_named(build, fragment):
         (["sweep", "--wandb", "x"], "ENTITY/PROJECT/ID"),
         (["sweep", "--wandb", "a/b/c", "--count", "0"], "at least one run"),
         (["sweep", "--wandb", "a/b/c", "--", "fit"], "from the sweep itself"),
+        (["render", "--set", "gpus=2", "--", "fit", "-c", "configs/cne_n/smoke.yaml"], "trainer.accelerator: cpu"),
+        (["render", "--name", "a b", "--", "fit", "-c", "tests/support/toy.yaml"], "'a b'"),
         (["status", "user/none"], "no run"),
     ],
 )
@@ -116,6 +127,57 @@ def test_logs_sync_lists_and_refuses(runs, capsys):
     assert "no offline W&B files" in capsys.readouterr().err
 
 
+def test_one_text_is_a_list_of_one():
+    assert load_cluster(None, {"setup": "module load cuda"}).setup == ("module load cuda",)
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text("nodes: [1")
+    with pytest.raises(ValueError, match="is no YAML"):
+        load_resources(str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "fragment"),
+    [
+        (b"--a='1\n", [], "line 0 of the sweep"),
+        (b"\xff\xfe\x00", [], "is no text file"),
+        (b"--seed_everything=1\n--seed_everything=1\n", [], "twice"),
+        (b"--seed_everything=1\n", ["--only", "-1"], "numbers from 0 to 0"),
+        (b"# nothing\n", [], "holds no line"),
+        (b"--seed_everything=1\n--model.init_args.lrr=1\n", [], "did you mean 'lr'"),
+    ],
+)
+def test_wrong_sweep_files_end_with_one_line(content, options, fragment, tmp_path, runs, capsys):
+    file = tmp_path / "grid.txt"
+    file.write_bytes(content)
+    only = [f"--only={options[1]}"] if options else []
+    assert septet("launch", "sweep", str(file), *only, "--", "fit", "-c", "tests/support/toy.yaml") == 2
+    assert fragment in capsys.readouterr().err
+    assert not list(runs.glob("*/*"))
+
+
+def test_what_a_local_command_refuses_is_shown(runs):
+    words = ["launch", "local", "--", "fit", "-c", "tests/support/toy.yaml", "--data.init_args.fail=no such data"]
+    done = septet_process(*words, env={"SEPTET_RUNS": str(runs)})
+    assert done.returncode == 2
+    assert "no such data" in done.stdout
+
+
+def test_nothing_is_left_when_the_scheduler_refuses(runs, capsys, monkeypatch):
+    def refuse(words):
+        return subprocess.CompletedProcess(words, 1, "", "sbatch: error: resolve_ctls_from_dns_srv: res_nsearch error")
+
+    monkeypatch.setattr("septet.launch.slurm.commands._need", lambda tool: None)
+    monkeypatch.setattr("septet.launch.slurm.commands.subprocess.run", lambda words, **_: refuse(words))
+    monkeypatch.setattr("septet.launch.slurm.commands.printed_config", lambda words: {})
+    for action in ("test", "submit"):
+        assert septet("launch", action, "--", "fit", "-c", "tests/support/toy.yaml") == 2
+        assert "no scheduler answers sbatch" in capsys.readouterr().err
+    assert not list(runs.glob("*"))
+
+
 def test_a_sweeps_lines_are_parsed_before_submission(runs, tmp_path, capsys):
     file = tmp_path / "grid.txt"
     file.write_text("# two tasks\n--model.init_args.lrr=1\n--model.init_args.lr=1\n")
@@ -125,7 +187,9 @@ def test_a_sweeps_lines_are_parsed_before_submission(runs, tmp_path, capsys):
 
 
 def test_agents_of_a_wandb_sweep_are_one_array(runs, monkeypatch):
-    monkeypatch.setattr("septet.launch.slurm.commands._submit", lambda script, run: 0)
+    monkeypatch.setattr(
+        "septet.launch.slurm.commands._submit", lambda script, run, _: (run / "slurm/jobs.json").write_text("[]") and 0
+    )
     assert septet("launch", "sweep", "--wandb", "me/septet/ab12", "--count", "3", "--resources", "cpu_small") == 0
     (run,) = (runs / "sweeps/ab12").iterdir()
     text = (run / "slurm/job.sh").read_text()

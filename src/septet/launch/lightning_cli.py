@@ -134,8 +134,9 @@ class SeptetCLI(LightningCLI):
             raise
 
     def discard_run(self) -> None:
-        """Remove the run directory of a run that never began."""
-        if self.parsed.run is None and not self.resumed and not self.is_child:
+        """Remove the run directory of a run that never began; one that a launcher made keeps its script and log."""
+        launched = (self.run / "slurm").is_dir()
+        if self.parsed.run is None and not self.resumed and not self.is_child and not launched:
             remove_unused(self.run)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

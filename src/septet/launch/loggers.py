@@ -135,6 +135,9 @@ def bind_loggers(configured: Any, run: Path, *, slug: str, name: str, stage: str
         stage: W&B job type.
         tags: method and data set.
     """
+    if isinstance(configured, list):  # files of loggers append; the same kind twice is the later one
+        last = {str(getattr(entry, "class_path", number)): entry for number, entry in enumerate(configured)}
+        configured[:] = list(last.values())
     for entry in configured if isinstance(configured, list) else [configured]:
         path = str(getattr(entry, "class_path", "") or "")
         if path.endswith("WandbLogger"):

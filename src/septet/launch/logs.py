@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from septet.launch.errors import UsageError
-from septet.launch.runs import find_run
+from septet.launch.runs import find_run, read_record
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,12 +35,11 @@ def _sync(run: Path, *, dry: bool) -> int:
         raise UsageError(f"{run} holds no offline W&B files (configs/logger/wandb_offline.yaml writes them)")
     for folder in folders:
         print(folder)
-    if dry:
-        return 0
-    program = shutil.which("wandb")
+    program = shutil.which("wandb", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if program is None:
         raise UsageError("wandb is not installed: pip install 'septet[logging]'")
-    return subprocess.run([program, "sync", "--append", *map(str, folders)], check=False).returncode
+    words = [program, "sync", *(["--dry-run"] if dry else ["--yes"]), *map(str, folders)]
+    return subprocess.run(words, check=False).returncode
 
 
 def _artifacts(run: Path) -> int:
@@ -53,8 +52,8 @@ def _artifacts(run: Path) -> int:
     report = run / "report"
     if not found and not report.is_dir():
         raise UsageError(f"{run} holds neither checkpoints nor a report (septet report RUN writes one)")
-    session = _session(run, identity.read_text().strip())
-    metadata = _headline(run)
+    metadata, project = _headline(run), _project(run)
+    session = _session(run, project, identity.read_text().strip())
     for alias, path in found:
         _log(session, f"model-{session.id}", "model", path, [alias], metadata)
         print(f"{path} as model-{session.id}:{alias}")
@@ -67,7 +66,7 @@ def _artifacts(run: Path) -> int:
     return 0
 
 
-def _session(run: Path, identity: str) -> Any:
+def _session(run: Path, project: str, identity: str) -> Any:
     """The run's W&B session, opened again."""
     from septet.launch.loggers import wandb_key
 
@@ -80,7 +79,7 @@ def _session(run: Path, identity: str) -> Any:
     if offline:
         print("wandb: offline; upload with `septet logs sync`")
     return wandb.init(
-        project=_project(run), id=identity, resume="allow", dir=run, name=run.name,
+        project=project, id=identity, resume="allow", dir=run, name=run.name,
         mode="offline" if offline else "online",
     )  # fmt: skip
 
@@ -100,7 +99,10 @@ def _project(run: Path) -> str:
     """The project that the run's own logger used."""
     import yaml
 
-    loggers = (yaml.safe_load((run / "config.yaml").read_text()).get("trainer") or {}).get("logger")
+    try:
+        loggers = (yaml.safe_load((run / "config.yaml").read_text()).get("trainer") or {}).get("logger")
+    except (OSError, AttributeError, yaml.YAMLError) as error:
+        raise UsageError(f"the configuration {run / 'config.yaml'} cannot be read ({error})") from error
     for entry in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(entry, dict) and str(entry.get("class_path", "")).endswith("WandbLogger"):
             return str((entry.get("init_args") or {}).get("project") or "septet")
@@ -110,5 +112,5 @@ def _project(run: Path) -> str:
 def _headline(run: Path) -> dict[str, Any]:
     """Method, data set, seed and figures of the run's record."""
     file = run / "record.json"
-    record = json.loads(file.read_text()) if file.is_file() else {}
+    record = read_record(file) if file.is_file() else {}
     return {key: record[key] for key in ("method", "dataset", "seed", "epoch", "step", "metrics") if key in record}

@@ -20,8 +20,9 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from septet import __version__
+from septet.launch.errors import UsageError
 from septet.launch.latency import BatchClock
-from septet.launch.runs import ledger, runs_root, write_json
+from septet.launch.runs import ledger, read_record, runs_root, write_json
 from septet.lightning_modules.task import Task, is_fast_run
 
 SCHEMA = 1
@@ -191,8 +192,10 @@ class RecordRun(Callback):
         name = (
             torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
         )
+        wall = round(time.perf_counter() - self._wall, 3)
         return {
-            "wall_s": round(time.perf_counter() - self._wall, 3),
+            "wall_s": wall,
+            "total_wall_s": round(wall + self._earlier_wall(), 3),
             "cpu_s": round(_cpu_seconds() - self._cpu, 3),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             * (1 if sys.platform == "darwin" else 1024),
@@ -200,6 +203,17 @@ class RecordRun(Callback):
             "device": f"{device.type}: {name}",
             "devices": trainer.world_size,
         }
+
+    def _earlier_wall(self) -> float:
+        """Seconds of the pieces that a resumed run left records of (kill -9 leaves none)."""
+        if self.stage != "fit" or not self.path.is_file():
+            return 0.0
+        try:
+            earlier = read_record(self.path)
+        except UsageError:
+            return 0.0
+        cost = earlier.get("cost") or {}
+        return float(cost.get("total_wall_s") or cost.get("wall_s") or 0.0)
 
 
 def _ask(thing: Any, method: str, default: Any) -> Any:

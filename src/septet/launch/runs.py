@@ -46,8 +46,7 @@ def create_run(root: Path, slug: str, name: str, run_id: str | None = None) -> P
     """
     chosen = run_id or new_run_id()
     for part in (slug, name, chosen):
-        if not _SAFE.match(part):
-            raise UsageError(f"run name part {part!r} must be letters, digits, '.', '_' or '-' (see --name)")
+        check_name(part)
     path = Path(root) / slug / name / chosen
     if run_id is None and path.exists():
         raise FileExistsError(f"run directory {path} exists already; give another --name or resume it with --run")
@@ -62,6 +61,12 @@ def create_run(root: Path, slug: str, name: str, run_id: str | None = None) -> P
             f"run directory {path} cannot be written ({error.strerror}); set SEPTET_RUNS or free it"
         ) from error
     return path
+
+
+def check_name(part: str) -> None:
+    """Refuse a name that is no plain folder name (UsageError)."""
+    if not _SAFE.match(part):
+        raise UsageError(f"run name part {part!r} must be letters, digits, '.', '_' or '-' (see --name)")
 
 
 def choose_run(run: Path | None, slug: str, name: str, *, fast: bool = False) -> tuple[Path, bool]:
@@ -128,6 +133,23 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
+def read_record(file: Path) -> dict[str, Any]:
+    """A run's record.
+
+    Raises:
+        UsageError: if the file is damaged.
+    """
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the record {file} cannot be read ({error}); remove it, or run that stage again") from error
+    kinds = {"method": str, "stage": str, "metrics": dict}
+    missing = [k for k, kind in kinds.items() if not isinstance(record, dict) or not isinstance(record.get(k), kind)]
+    if missing:
+        raise UsageError(f"the record {file} has no {missing[0]}; remove it, or run that stage again")
+    return record  # type: ignore[no-any-return]
+
+
 class Ledger:
     """One row per finished evaluation, in SQLite (WAL); safe with many writers.
 
@@ -147,10 +169,11 @@ class Ledger:
         Raises:
             UsageError: if the file exists and is no SQLite database.
         """
-        if self.path.is_file() and self.path.stat().st_size > 0:
+        if self.path.is_file():
             with self.path.open("rb") as handle:
                 if handle.read(16) != b"SQLite format 3\x00":
-                    raise UsageError(f"the ledger {self.path} is no SQLite database; move it away, a new one is made")
+                    kind = "empty" if self.path.stat().st_size == 0 else "no SQLite database"
+                    raise UsageError(f"the ledger {self.path} is {kind}; move it away, a new one is made")
 
     def _connect(self) -> sqlite3.Connection | None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from septet.launch.errors import UsageError
 from septet.launch.methods import METHODS, room
 from septet.launch.report.compare import Comparison, compare
 from septet.launch.report.tables import Board, Row, leaderboards, paper_table
-from septet.launch.runs import ledger, runs_root
+from septet.launch.runs import ledger, read_record, runs_root
 
 
 @dataclass
@@ -50,12 +50,14 @@ class Report:
     runs: list[RunPage] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
 
 
 def collect(directories: list[Path], root: Path | None = None) -> Report:
     """Read the given runs, or everything the ledger knows when there are none."""
-    pages = [read_run(path) for path in directories]
+    faults: list[str] = []
     if directories:
+        pages = [read_run(path) for path in dict.fromkeys(directories)]
         records = [r for page in pages for r in page.records.values() if r.get("status") == "finished"]
     else:
         records = ledger(root).rows()
@@ -64,19 +66,34 @@ def collect(directories: list[Path], root: Path | None = None) -> Report:
         newest = sorted(
             (base / m / n / i for m, n, i in known if n and (base / m / n / i).is_dir()), key=lambda p: p.name
         )
-        pages = [read_run(path) for path in newest[-12:]]
+        pages, faults = _readable(newest[-12:])
     ran = {r["method"] for r in records}
     methods = sorted(ran if directories else ran | set(METHODS))
     notes = {m: text for m in sorted(ran) if (text := _deviations(m))}
-    comparison = compare(pages) if len(directories) > 1 else None
-    return Report(paper_table(records, methods), leaderboards(records), comparison, pages, records, notes)
+    comparison = compare(pages) if directories and len(pages) > 1 else None
+    return Report(paper_table(records, methods), leaderboards(records), comparison, pages, records, notes, faults)
+
+
+def _readable(directories: list[Path]) -> tuple[list[RunPage], list[str]]:
+    """The pages that can be read, and a sentence for each that cannot."""
+    pages, faults = [], []
+    for path in directories:
+        try:
+            pages.append(read_run(path))
+        except UsageError as error:
+            faults.append(str(error))
+    return pages, faults
 
 
 def read_run(path: Path) -> RunPage:
-    """One run directory; files that are missing leave their part empty."""
+    """One run directory; files that are missing leave their part empty.
+
+    Raises:
+        UsageError: naming a file that is damaged.
+    """
     records = {}
     for file in sorted(path.glob("record*.json")):
-        record = json.loads(file.read_text())
+        record = read_record(file)
         records[record["stage"]] = record
     config = path / "config.yaml"
     return RunPage(
@@ -93,11 +110,14 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
     if not path.is_file():
         return {}
-    with path.open(newline="") as handle:
-        for row in csv.DictReader(handle):
-            for key, text in row.items():
-                if key not in ("step", "epoch") and text not in ("", None):
-                    curves[key].append((int(row["step"]), float(text)))
+    try:
+        with path.open(newline="") as handle:
+            for row in csv.DictReader(handle):
+                for key, text in row.items():
+                    if key not in ("step", "epoch") and text not in ("", None):
+                        curves[key].append((int(row["step"]), float(text)))
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UsageError(f"the curves {path} cannot be read ({error}); move the file away") from error
     return dict(curves)
 
 

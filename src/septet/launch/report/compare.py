@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from septet.launch.errors import UsageError
+
 if TYPE_CHECKING:
     from septet.launch.report.collect import RunPage
 
@@ -31,10 +33,12 @@ class Comparison:
 
 
 def compare(pages: Sequence[RunPage]) -> Comparison:
-    """Compare two or more runs, in the order given."""
-    import yaml
+    """Compare two or more runs, in the order given.
 
-    configs = [flatten(yaml.safe_load(page.config) or {}) for page in pages]
+    Raises:
+        UsageError: naming a configuration that is damaged.
+    """
+    configs = [_settings(page) for page in pages]
     keys = sorted(set().union(*configs))
     settings = [(k, [c.get(k, "") for c in configs]) for k in keys if len({c.get(k, "") for c in configs}) > 1]
     figures = [_figures(page) for page in pages]
@@ -46,6 +50,15 @@ def compare(pages: Sequence[RunPage]) -> Comparison:
         titles, settings, [(n, [f.get(n, "") for f in figures]) for n in names],
         {m: found for m, found in curves.items() if len(found) > 1},
     )  # fmt: skip
+
+
+def _settings(page: RunPage) -> dict[str, str]:
+    import yaml
+
+    try:
+        return flatten(yaml.safe_load(page.config) or {})
+    except yaml.YAMLError as error:
+        raise UsageError(f"the configuration {page.path / 'config.yaml'} is no YAML: {error}") from error
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
@@ -69,6 +82,6 @@ def _figures(page: RunPage) -> dict[str, str]:
             if stage != "fit":
                 found[name] = "not finite" if value is None else f"{value:.4f}"
         cost = record.get("cost") or {}
-        found[f"{stage}: wall"] = f"{cost.get('wall_s', 0):.1f} s"
+        found[f"{stage}: wall"] = f"{cost.get('total_wall_s') or cost.get('wall_s', 0):.1f} s"
         found[f"{stage}: seed"] = str(record.get("seed"))
     return found

@@ -16,7 +16,7 @@ from septet import __version__
 from septet.launch.report.collect import Report, RunPage
 from septet.launch.report.export import write_results
 from septet.launch.report.figures import curve_figure, group_curves
-from septet.launch.report.views import board_view, comparison_views, paper_view, stages_view
+from septet.launch.report.views import board_view, comparison_views, not_run_view, paper_view, stages_view
 
 
 @dataclass
@@ -42,6 +42,8 @@ def write_report(report: Report, out: Path) -> Path:
     comparison = report.comparison
     context = {
         "paper": paper_view(report.rows),
+        "not_run": not_run_view(report.rows),
+        "faults": report.faults,
         "boards": [(board, board_view(board, number)) for number, board in enumerate(report.boards, start=1)],
         "comparison": comparison,
         "compared": comparison_views(comparison) if comparison else [],

@@ -14,6 +14,7 @@ from septet.launch.runs import name_of
 
 Key = tuple[str, str, str, str, str]
 """Method, data set, metric, run name, model."""
+NOT_RUN = "not run"
 
 
 @dataclass
@@ -100,7 +101,7 @@ def _paper_row(slug: str, entry: Mapping[str, Any]) -> Row:
     config = entry.get("config") or ""
     return Row(
         slug, str(entry["dataset"]), str(entry["metric"]), str(entry["value"]), str(entry.get("source", "")),
-        "not run", "", "", "", f"septet fit -c configs/{config}" if config else "",
+        NOT_RUN, "", "", "", f"septet fit -c configs/{config}" if config else "",
     )  # fmt: skip
 
 

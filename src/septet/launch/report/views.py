@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from septet.launch.report.compare import Comparison
-from septet.launch.report.tables import Board, Row
+from septet.launch.report.tables import NOT_RUN, Board, Row
 from septet.launch.runs import name_of
 
 
@@ -29,16 +29,31 @@ class Table:
 
 
 def paper_view(rows: Iterable[Row]) -> Table:
-    """Published numbers beside ours; rows that were run come first."""
+    """Published numbers beside ours, of what was run."""
     heads = ["method", "data set", "metric", "paper", "ours", "seeds", "hardware", "date", "from", "source"]
     lines = [
         _cells(
             [r.method, r.dataset, r.metric, r.paper, r.ours, r.seeds, r.hardware, r.date, r.command, r.source],
-            {3: "num", 4: "notrun" if r.ours == "not run" else "num", 6: "soft", 7: "soft", 8: "soft", 9: "soft wrap"},
+            {3: "num", 4: "num", 6: "soft", 7: "soft", 8: "soft wrap", 9: "soft wrap"},
         )
-        for r in sorted(rows, key=lambda r: r.ours == "not run")
+        for r in rows
+        if r.ours != NOT_RUN
     ]
     return Table(heads, lines, "paper-against-ours")
+
+
+def not_run_view(rows: Iterable[Row]) -> Table:
+    """Published numbers that no run here stands beside."""
+    heads = ["method", "data set", "metric", "paper", "ours", "command", "source"]
+    lines = [
+        _cells(
+            [r.method, r.dataset, r.metric, r.paper, r.ours, r.command, r.source],
+            {3: "num", 4: "notrun", 5: "soft wrap", 6: "soft wrap"},
+        )
+        for r in rows
+        if r.ours == NOT_RUN
+    ]
+    return Table(heads, lines, "published-not-run")
 
 
 def board_view(board: Board, number: int) -> Table:
@@ -78,9 +93,10 @@ def _stage_cells(stage: str, record: Mapping[str, Any]) -> list[Cell]:
     cost = record.get("cost") or {}
     memory = cost.get("peak_vram_bytes") or cost.get("peak_rss_bytes") or 0
     commit = str((record.get("git") or {}).get("commit") or "")[:10]
+    wall = cost.get("total_wall_s") or cost.get("wall_s", 0)
     texts = [
         stage, str(record.get("status", "")), name_of(record.get("dataset")), str(record.get("seed")),
-        f"{cost.get('wall_s', 0):.1f} s", f"{memory / 2**20:.0f} MiB", str(cost.get("device", "")), commit,
+        f"{wall:.1f} s", f"{memory / 2**20:.0f} MiB", str(cost.get("device", "")), commit,
     ]  # fmt: skip
     return _cells(texts, {6: "soft", 7: "soft"})
 

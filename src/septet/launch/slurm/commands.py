@@ -6,21 +6,21 @@ import argparse
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from septet.launch.arguments import parse_stage_arguments
 from septet.launch.errors import UsageError
-from septet.launch.runs import create_run, find_run, new_run_id, runs_root, write_json
+from septet.launch.runs import check_name, create_run, find_run, new_run_id, remove_unused, runs_root, write_json
 from septet.launch.slurm.resources import Cluster, Resources, load_cluster, load_resources
 from septet.launch.slurm.script import option_value, render
+from septet.launch.slurm.sweep import check_sweep, keep_lines, sweep_lines, union_of_options
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if options.action in ("status", "cancel"):
         return _status(options) if options.action == "status" else _cancel(options)
     if options.action == "sweep":
-        _check_sweep(options, command)
+        check_sweep(options, command)
     elif not command:
         raise UsageError("nothing to launch: septet launch submit [options] -- fit -c configs/cne_n/smoke.yaml")
     return _launch(options, command)
@@ -101,17 +101,18 @@ def _launch(options: argparse.Namespace, command: list[str]) -> int:
         words, slug, name = [python, "-m", "wandb", "agent", "--count", "1", agents], "sweeps", agents.split("/")[-1]
     else:
         words, slug, name = check_command(command, options.name, resources, python)
-    lines = _sweep_lines(options) if options.action == "sweep" else []
+    check_name(name)
+    lines = sweep_lines(options) if options.action == "sweep" else []
     if any(lines):  # a typo in the lines would fail in every task
-        printed_config([*(command[1:] if command[0] == "septet" else command), *shlex.split(lines[0])])
-    run = runs_root().resolve() / slug / name / "RUN_ID"
-    if options.action != "render":
+        printed_config([*(command[1:] if command[0] == "septet" else command), *union_of_options(lines)])
+    if options.action == "render":
+        run = runs_root().resolve() / slug / name / "RUN_ID"
+    else:
         run = create_run(runs_root().resolve(), slug, name, new_run_id())
     folder = run / "slurm"
-    parameters = _keep_lines(lines, folder) if lines else None
     text = render(
         words, cluster, resources, run, workdir=Path.cwd(), commit=str(git_state()["commit"] or ""),
-        array=parameters, array_size=len(lines),
+        array=keep_lines(lines, folder) if lines else None, array_size=len(lines),
     )  # fmt: skip
     if options.action == "render":
         print(text, end="")
@@ -119,22 +120,13 @@ def _launch(options: argparse.Namespace, command: list[str]) -> int:
     folder.mkdir(exist_ok=True)
     script = folder / "job.sh"
     script.write_text(text)
-    if options.action == "test":
-        code = _sbatch(["--test-only", str(script)])
-        shutil.rmtree(run)
-        return code
-    return _local(script) if options.action == "local" else _submit(script, run)
-
-
-def _check_sweep(options: argparse.Namespace, command: list[str]) -> None:
-    """A sweep is either a parameter file with a command, or a W&B sweep that has its own."""
-    if options.wandb is None:
-        if options.file is None or not command:
-            raise UsageError("nothing to sweep: septet launch sweep FILE -- fit -c ..., or --wandb ENTITY/PROJECT/ID")
-    elif options.file is not None or options.only or command:
-        raise UsageError("--wandb takes parameters and command from the sweep itself; leave FILE, --only and -- out")
-    elif options.count < 1 or options.wandb.count("/") != 2:
-        raise UsageError(f"--wandb {options.wandb!r} --count {options.count}: ENTITY/PROJECT/ID and at least one run")
+    if options.action == "local":
+        return _local(script)
+    try:
+        return _ask(script, resources) if options.action == "test" else _submit(script, run, resources)
+    finally:
+        if not (folder / "jobs.json").is_file():  # nothing was submitted
+            remove_unused(run)
 
 
 def check_command(
@@ -159,6 +151,12 @@ def check_command(
                 f"the configuration sets trainer.{key}: {given}, the resources give {wanted}; "
                 "change nodes, gpus or tasks"
             )
+    accelerator = str((config.get("trainer") or {}).get("accelerator", "auto"))
+    if resources.gpus and accelerator == "cpu":
+        raise UsageError(
+            f"the job asks for {resources.gpus} GPU(s) a node, the configuration sets trainer.accelerator: cpu; "
+            "add -c configs/trainer/gpu.yaml, or ask for gpus=0"
+        )
     slug = _slug(config)
     run_name = name or parsed.run_name
     program = [python, "-m", "septet", *words]
@@ -193,87 +191,76 @@ def _slug(config: dict[str, Any]) -> str:
     return parts[2] if parts[:2] == ["septet", "lightning_modules"] and parts[2] in METHODS else "user"
 
 
-def _sweep_lines(options: argparse.Namespace) -> list[str]:
-    """A sweep's lines of arguments; ``--only`` picks some of them again. Agents need none: empty lines."""
-    if options.wandb:
-        return [""] * options.count
-    shipped = Path(str(files("septet"))) / options.file
-    file = Path(options.file) if Path(options.file).is_file() else shipped
-    if not file.is_file():
-        raise UsageError(f"no parameter file {options.file!r}: one line of arguments per task")
-    lines = [line for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    if options.only:
-        try:
-            lines = [lines[int(number)] for number in options.only.split(",")]
-        except (ValueError, IndexError) as error:
-            raise UsageError(
-                f"--only {options.only!r}: numbers from 0 to {len(lines) - 1}, separated by commas"
-            ) from error
-    if not lines:
-        raise UsageError(f"{options.file} holds no line")
-    return lines
-
-
-def _keep_lines(lines: list[str], folder: Path) -> Path:
-    """The lines beside the script, where the tasks read them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "parameters.txt"
-    target.write_text("\n".join(lines) + "\n")
-    return target
-
-
 def _need(tool: str) -> None:
     if shutil.which(tool) is None:
         raise UsageError(f"{tool} is not on this machine; run on a login node, or use `septet launch local`")
 
 
 def _scheduler(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Ask the scheduler.
+
+    Raises:
+        UsageError: if its tools are missing or nobody answers.
+    """
     _need(words[0])
+    remedy = "ask your cluster's administrators, or use `septet launch local`"
     try:
-        return subprocess.run(list(words), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(list(words), capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired as error:
-        raise UsageError(f"{words[0]} did not answer in 60 s: the scheduler seems to be down") from error
+        raise UsageError(f"{words[0]} did not answer in 60 s: the scheduler seems to be down; {remedy}") from error
+    if done.returncode != 0 and re.search(
+        r"resolve_ctls_from_dns_srv|[Uu]nable to contact slurm controller", done.stderr
+    ):
+        raise UsageError(f"no scheduler answers {words[0]} on this machine; {remedy}")
+    return done
 
 
-def _sbatch(words: Sequence[str], *, show: bool = True) -> int:
+def _sbatch(words: Sequence[str], resources: Resources) -> str:
+    """What the scheduler says; a refusal names what was asked for."""
     done = _scheduler(["sbatch", *words])
-    sentence = " ".join((done.stderr or done.stdout).split())
     if done.returncode != 0:
-        raise UsageError(f"the scheduler refuses: {sentence}")
-    if show:
-        print(sentence)
+        asked = ", ".join(
+            f"{key} {value}" for key, value in (
+                ("nodes", resources.nodes), ("gpus", resources.gpus), ("tasks", resources.tasks_per_node),
+                ("cpus", resources.cpus), ("mem", resources.mem), ("time", resources.time),
+            ) if value
+        )  # fmt: skip
+        sentence = " ".join(done.stderr.split())
+        raise UsageError(f"the scheduler refuses: {sentence} (asked: {asked}); change --resources, --cluster or --set")
+    return " ".join((done.stdout or done.stderr).split())
+
+
+def _ask(script: Path, resources: Resources) -> int:
+    print(_sbatch(["--test-only", str(script)], resources))
     return 0
 
 
-def _submit(script: Path, run: Path) -> int:
-    """Ask first, submit, and note the job id in the run directory; a refused run leaves nothing."""
-    try:
-        _sbatch(["--test-only", str(script)], show=False)
-    except UsageError:
-        shutil.rmtree(run)
-        raise
-    done = _scheduler(["sbatch", "--parsable", str(script)])
-    if done.returncode != 0:
-        shutil.rmtree(run)
-        raise UsageError(f"the scheduler refuses: {' '.join(done.stderr.split())}")
-    job = done.stdout.strip().split(";")[0]
+def _submit(script: Path, run: Path, resources: Resources) -> int:
+    """Ask first, submit, and note the job id in the run directory."""
+    _sbatch(["--test-only", str(script)], resources)
+    job = _sbatch(["--parsable", str(script)], resources).split(";")[0]
     write_json(run / "slurm" / "jobs.json", [*_jobs(run), {"job": job, "script": "slurm/job.sh"}])
     print(f"job {job}\nrun: {run}")
     return 0
 
 
 def _local(script: Path) -> int:
-    """The identical script under bash, as a job of one task would see it."""
+    """The identical script under bash, as a job of one task would see it; its log is shown while it runs."""
     variables = {
         "SLURM_JOB_ID": str(os.getpid()), "SLURM_RESTART_COUNT": "0",
         "SLURM_JOB_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1",
     }  # fmt: skip
     outside = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
-    environment = {**outside, **variables}
-    code = subprocess.run(["bash", str(script)], env=environment, check=False).returncode
-    for log in sorted(script.parent.glob("*.log")):
-        print(log.read_text(), end="")
-    return code
+    child = subprocess.Popen(["bash", str(script)], env={**outside, **variables})
+    shown = 0
+    while True:
+        code = child.poll()
+        text = "".join(log.read_text(errors="replace") for log in sorted(script.parent.glob("*.log")))
+        print(text[shown:], end="", flush=True)
+        shown = len(text)
+        if code is not None:
+            return code
+        time.sleep(0.3)
 
 
 def _jobs(run: Path) -> list[dict[str, str]]:

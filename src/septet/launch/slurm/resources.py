@@ -11,7 +11,8 @@ from typing import Any
 
 from septet.launch.errors import UsageError, did_you_mean
 
-_TIME = re.compile(r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$")
+_TIME = re.compile(r"^((?P<days>\d+)-)?(?P<hours>\d{1,2}):(?P<minutes>[0-5]\d):(?P<seconds>[0-5]\d)$")
+_PLAIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._,@+-]*$")
 _MEMORY = re.compile(r"^\d+[KMGT]?$")
 
 
@@ -52,6 +53,10 @@ class Cluster:
             raise UsageError(
                 f"container {self.container!r}{did_you_mean(self.container, ['none', 'apptainer', 'pyxis'])}"
             )
+        for name in ("partition", "account", "qos"):
+            value = getattr(self, name)
+            if value and not _PLAIN.match(value):
+                raise UsageError(f"{name} {value!r} is no plain name")
         if self.container != "none" and not self.image:
             raise UsageError(f"container {self.container} needs an image")
 
@@ -93,12 +98,23 @@ class Resources:
         for name in ("gpus", "tasks", "lead", "max_restarts"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if not _TIME.match(self.time):
+        parts = _TIME.match(self.time)
+        if not parts or (parts["days"] and int(parts["hours"]) > 23):
             raise UsageError(f"time {self.time!r}: write D-HH:MM:SS or HH:MM:SS, for example 0-12:00:00")
         if self.mem and not _MEMORY.match(self.mem):
             raise UsageError(f"mem {self.mem!r}: write a number with K, M, G or T, for example 32G")
         if self.signal not in ("USR1", "USR2"):
             raise UsageError(f"signal {self.signal!r}: use USR1 or USR2")
+        if self.requeue and self.lead >= self.seconds:
+            raise UsageError(f"lead {self.lead} s is no less than the time limit {self.time}; the job could never work")
+
+    @property
+    def seconds(self) -> int:
+        """The time limit."""
+        parts = _TIME.match(self.time)
+        assert parts is not None
+        days, hours, minutes, seconds = (int(parts[k] or 0) for k in ("days", "hours", "minutes", "seconds"))
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
     @property
     def tasks_per_node(self) -> int:
@@ -139,16 +155,35 @@ def _read(value: str, kind: str) -> dict[str, Any]:
     if not path.is_file():
         known = [p.name.removesuffix(".yaml") for p in folder.iterdir()] if folder.is_dir() else []
         raise UsageError(f"no {kind} file {value!r}{did_you_mean(value, known)}")
-    content = yaml.safe_load(path.read_text()) or {}
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{value} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{value}: expected a mapping of options")
     return content
 
 
 def _check_keys(kind: type[Any], options: dict[str, Any]) -> None:
-    """Name an unknown option; lists become tuples."""
-    known = {f.name for f in fields(kind)}
+    """Name an unknown option or a value of the wrong type; a single text where a list is meant becomes one."""
+    known = {f.name: str(f.type) for f in fields(kind)}
     for key, value in options.items():
         if key not in known:
             raise UsageError(f"{kind.__name__.lower()} has no option {key!r}{did_you_mean(key, known)}")
-        options[key] = tuple(value) if isinstance(value, list) else value
+        options[key] = _typed(key, value, known[key])
+
+
+def _typed(key: str, value: Any, wanted: str) -> Any:
+    if wanted.startswith("tuple"):
+        items = [value] if isinstance(value, str) else value
+        if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
+            return tuple(items)
+        raise UsageError(f"{key} {value!r}: write a list of texts")
+    if wanted == "str" and not isinstance(value, str):
+        remedy = ", in quotes: YAML reads 1:00:00 as a number" if key == "time" else ", in quotes"
+        raise UsageError(f"{key} {value!r}: write a text{remedy}")
+    if wanted == "bool" and not isinstance(value, bool):
+        raise UsageError(f"{key} {value!r}: write true or false")
+    if wanted == "int" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise UsageError(f"{key} {value!r}: write a whole number")
+    return value
