@@ -5,8 +5,8 @@ Usage: python benchmarks/fairkv/draw_decode.py benchmarks/fairkv/decode.png RECO
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,4 +42,8 @@ def main(target: str, records: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", help="PNG to write")
+    parser.add_argument("records", nargs="+", help="of run_decode.py")
+    options = parser.parse_args()
+    main(options.target, options.records)

@@ -8,6 +8,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.runs import septet
 
+from septet.launch.messages import tidy_message
 from septet.launch.methods import METHODS
 
 TOY = "tests/support/toy.yaml"
@@ -142,3 +143,17 @@ def test_a_class_typo_and_a_wrong_type(capsys, runs):
     assert "did you mean 'septet.lightning_modules.cne_n.CNEN'" in capsys.readouterr().err
     assert septet("fit", "-c", TOY, "--trainer.max_epochs=abc") == 2
     assert "trainer.max_epochs" in capsys.readouterr().err
+
+
+def test_the_sentence_of_a_class_is_dug_out_of_a_unions_report():
+    text = (
+        "Parser key 'trainer.strategy': Does not validate against any of the Union subtypes. Subtypes: (<class 'str'>) "
+        "Errors: - Expected a <class 'str'> - copies is -1; it must not be negative Given value type: <class 'X'>"
+    )
+    assert tidy_message(text) == "copies is -1; it must not be negative"
+
+
+def test_only_the_first_process_of_a_machine_says_what_is_wrong(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert septet("fitt") == 2
+    assert capsys.readouterr().err == ""

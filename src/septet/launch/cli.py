@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         if os.environ.get("SEPTET_TRACEBACK") == "1":
             raise
-        _say(str(error))
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of a run finds the same fault
+            _say(str(error))
         return 2
     except BrokenPipeError:
         sys.stderr.close()

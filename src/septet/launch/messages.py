@@ -79,7 +79,10 @@ def _class_hint(text: str) -> str:
 
 
 def _wrong_type(text: str) -> str | None:
-    """A value that fits none of several types."""
+    """A value that fits none of several types; a class among them may have said why."""
+    own = re.search(r"Errors: (?:- Expected [^-]*)*- (?!Expected )(.+?)(?: - Expected | Given value type)", text)
+    if own:
+        return own.group(1)
     found = re.search(r"Parser key [\"']([\w.]+)[\"']: Does not validate.*Given value: (.+)$", text)
     return f"{found.group(1)}: the value {found.group(2)} has the wrong type" if found else None
 

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from septet.launch.arguments import StageArguments
 from septet.launch.errors import UsageError
 from septet.launch.lightning_cli import SeptetCLI
+from septet.launch.messages import tidy_message
 from septet.launch.preemption import PREEMPTED, Preempted
 from septet.launch.quiet import quiet_lightning
 
@@ -95,15 +96,28 @@ def _execute(cli: SeptetCLI) -> int:
             cli.discard_run()
             raise UsageError(_sentence(error)) from error
         record.write(cli.trainer, "failed")
-        traceback.print_exc()
         lost = "by peer" in str(error) and cli.trainer.world_size > 1
-        reason = "another process of this run died; its own last lines stand above" if lost else _sentence(error)
+        if not lost or os.environ.get("SEPTET_TRACEBACK") == "1":
+            traceback.print_exc()
+        reason = (
+            "another process of this run died (its own last lines, if any, stand above)" if lost else _sentence(error)
+        )
         print(f"septet: {cli.stage} failed: {reason}", file=sys.stderr)
         return 1
     record.write(cli.trainer, "finished")
+    _leave_together()
     if not cli.fast and not cli.is_child:
         print(f"run: {cli.run}", flush=True)
     return 0
+
+
+def _leave_together() -> None:
+    """Wait for all processes and close their group: one that leaves early takes gloo's threads down with an abort."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _sentence(error: BaseException) -> str:
@@ -111,6 +125,10 @@ def _sentence(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError) and error.filename and str(error.filename) not in text:
         text = f"{text}: {error.filename}"
+    if "Does not validate against any of the Union" in text:
+        text = tidy_message(text)
+    if text.startswith("No supported gpu backend"):
+        text = "no usable GPU on this machine: --trainer.accelerator cpu, or see `septet doctor`"
     return text or type(error).__name__
 
 

@@ -163,9 +163,14 @@ def _document(**changes):
         (_document(batch_size=4), "layer 0, head 0: rows"),
         (_document(layers=[]), "at least one layer"),
         (_document(layers=[[[[0, 0, 3]], [[0, 0, 2]]]]), "layer 0, head 1: rows"),
-        (_document(layers=[[[[0, 0]]]]), "is damaged"),
+        (_document(layers=[[[[0, 0]]]]), "no .device, start, stop."),
+        (_document(layers=[[[[0.7, 0, 3]]]]), "no .device, start, stop."),
+        (_document(layers=[[[["a", 0, 3]]]]), "no .device, start, stop."),
+        (_document(layers=[[[[-1, 0, 2], [1, 2, 3]]]]), "device -1 of a plan for 2"),
+        (_document(batch_size=4.9), "batch_size is 4.9"),
+        (_document(meta="x"), "meta must be a mapping"),
         (_document(layers=7), "is damaged"),
-        (_document(n_devices="two"), "is damaged"),
+        (_document(n_devices="two"), "n_devices is 'two'"),
         ("[1, 2]", "no plan file"),
         ('{"format": "septet.headplan/1", "layers": [[[[0, 0, 1]]]]}', "lacks n_devices"),
     ],
@@ -173,6 +178,23 @@ def _document(**changes):
 def test_a_damaged_plan_file_is_named(text, message):
     with pytest.raises(ValueError, match=message):
         HeadPlan.from_json(text)
+
+
+def test_copies_that_no_plan_can_use_cost_nothing():
+    loads = [[4.0, 3.0, 2.0, 1.0]]
+    assert _solve(loads, 2, batch_size=3, copies=10**9) == _solve(loads, 2, batch_size=3, copies=4)
+    with pytest.raises(ValueError, match=r"copies is 1\.5"):
+        _solve(loads, 2, batch_size=3, copies=1.5)
+    with pytest.raises(ValueError, match="weight_cost is nan"):
+        _solve(loads, 2, weight_cost=float("nan"))
+    with pytest.raises(ValueError, match=r"load -1\.0 at \[0, 1\]"):
+        _solve([[1.0, -1.0]], 2)
+
+
+def test_a_plan_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"plan file .*plan\.json"):
+        HeadPlan.from_json(tmp_path / "plan.json")
 
 
 def test_a_plan_path_is_named_in_its_errors(tmp_path):

@@ -52,7 +52,9 @@ def _cut(path):
         (lambda p: _npz(p / "line.npz", a=TABLE[0]), r"got shape \(2,\)"),
         (lambda p: _npz(p / "none.npz", a=TABLE[:0]), r"got shape \(0, 2\)"),
         (lambda p: _npz(p / "nan.npz", a=TABLE * np.nan), "finite numbers"),
-        (lambda p: _npz(p / "text2.npz", a=TABLE.astype(str)), "finite numbers"),
+        (lambda p: _npz(p / "negative.npz", a=-TABLE), "layer 0, head 0 is -"),
+        (lambda p: _npz(p / "text2.npz", a=TABLE.astype(str)), "a profile holds numbers"),
+        (lambda p: _text(p / "comma.csv", "1,2"), "write it as .npz"),
     ],
 )  # fmt: skip
 def test_a_corrupt_file_is_named(write, message, tmp_path):

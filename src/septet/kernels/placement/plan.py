@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,18 +50,19 @@ class HeadPlan:
         _check_counts(self.n_devices, self.batch_size)
         if not self.layers:
             raise ValueError("a plan needs at least one layer")
-        frozen = tuple(tuple(tuple(Replica(*map(int, r)) for r in head) for head in layer) for layer in self.layers)
+        frozen = tuple(tuple(tuple(_replica(r) for r in head) for head in layer) for layer in self.layers)
         object.__setattr__(self, "layers", frozen)
-        for index, layer in enumerate(frozen):
+        for place, layer in enumerate(frozen):
             if len(layer) != len(frozen[0]) or not layer:
-                raise ValueError(f"layer {index} has {len(layer)} heads, layer 0 has {len(frozen[0])}")
+                raise ValueError(f"layer {place} has {len(layer)} heads, layer 0 has {len(frozen[0])}")
             for number, head in enumerate(layer):
-                self._check_head(head, f"layer {index}, head {number}")
+                self._check_head(head, f"layer {place}, head {number}")
 
     def _check_head(self, head: Sequence[Replica], where: str) -> None:
         devices = [r.device for r in head]
-        if any(not 0 <= d < self.n_devices for d in devices):
-            raise ValueError(f"{where}: device {max(devices)} of a plan for {self.n_devices} devices")
+        wrong = [d for d in devices if not 0 <= d < self.n_devices]
+        if wrong:
+            raise ValueError(f"{where}: device {wrong[0]} of a plan for {self.n_devices} devices")
         if len(set(devices)) != len(devices):
             raise ValueError(f"{where}: a device is named twice in {devices}")
         at = 0
@@ -100,10 +102,10 @@ class HeadPlan:
         if tuple(weights.shape) != (self.n_layers, self.n_kv_heads):
             raise ValueError(f"loads {tuple(weights.shape)} do not fit a plan of {(self.n_layers, self.n_kv_heads)}")
         out = torch.zeros(self.n_layers, self.n_devices, dtype=torch.float64)
-        for index, layer in enumerate(self.layers):
+        for place, layer in enumerate(self.layers):
             for number, head in enumerate(layer):
                 for device, start, stop in head:
-                    out[index, device] += weights[index, number] * (stop - start) / self.batch_size + weight_cost
+                    out[place, device] += weights[place, number] * (stop - start) / self.batch_size + weight_cost
         return out
 
     def makespans(self, head_loads: Any, weight_cost: float = 0.0) -> Tensor:
@@ -141,30 +143,49 @@ class HeadPlan:
             ValueError: for another format or a plan that does not hold together.
         """
         text = str(path_or_text)
-        if not text.lstrip().startswith("{"):
-            if not Path(text).is_file():
-                raise ValueError(f"no plan file {text!r}")
-            text = Path(text).read_text()
+        if text.lstrip().startswith("{"):
+            return _parse(text)
         try:
-            document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"a plan file must be JSON: {error}") from error
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            found = document.get("format") if isinstance(document, dict) else type(document).__name__
-            raise ValueError(f"plan format {found!r}, expected {FORMAT!r}")
-        missing = [key for key in ("n_devices", "batch_size", "layers") if key not in document]
-        if missing:
-            raise ValueError(f"the plan file lacks {', '.join(missing)}; write it with HeadPlan.to_json")
-        try:
-            layers = tuple(tuple(tuple(Replica(*r) for r in head) for head in layer) for layer in document["layers"])
-            counts = int(document["n_devices"]), int(document["batch_size"])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the plan file is damaged ({error}); write it with HeadPlan.to_json") from error
-        plan = cls(*counts, layers, document.get("meta", {}))
-        for key, value in (("n_layers", plan.n_layers), ("n_kv_heads", plan.n_kv_heads)):
-            if document.get(key, value) != value:
-                raise ValueError(f"plan says {key} = {document[key]} but holds {value}")
-        return plan
+            return _parse(Path(text).read_text())
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise ValueError(f"no plan file {text!r}") from error
+        except (ValueError, OSError) as error:
+            raise ValueError(f"plan file {text}: {error}") from error
+
+
+def _parse(text: str) -> HeadPlan:
+    """A plan from its text; every fault is a ValueError."""
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"a plan file must be JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        found = document.get("format") if isinstance(document, dict) else type(document).__name__
+        raise ValueError(f"plan format {found!r}, expected {FORMAT!r}")
+    missing = [key for key in ("n_devices", "batch_size", "layers") if key not in document]
+    if missing:
+        raise ValueError(f"the plan file lacks {', '.join(missing)}; write it with HeadPlan.to_json")
+    meta = document.get("meta", {})
+    if not isinstance(meta, dict):
+        raise ValueError(f"meta must be a mapping, got {meta!r}")
+    try:
+        layers = tuple(tuple(tuple(_replica(r) for r in head) for head in layer) for layer in document["layers"])
+    except TypeError as error:
+        raise ValueError(f"the plan file is damaged ({error}); write it with HeadPlan.to_json") from error
+    plan = HeadPlan(document["n_devices"], document["batch_size"], layers, meta)
+    for key, value in (("n_layers", plan.n_layers), ("n_kv_heads", plan.n_kv_heads)):
+        if document.get(key, value) != value:
+            raise ValueError(f"plan says {key} = {document[key]} but holds {value}")
+    return plan
+
+
+def _replica(values: Any) -> Replica:
+    """``[device, start, stop]`` as whole numbers; a fraction is refused, not cut."""
+    try:
+        device, start, stop = map(index, values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{values!r} is no [device, start, stop] of whole numbers") from error
+    return Replica(device, start, stop)
 
 
 def contiguous_plan(n_layers: int, n_kv_heads: int, n_devices: int, batch_size: int = 1) -> HeadPlan:
@@ -190,13 +211,14 @@ def as_loads(loads: Any, rank: int) -> Tensor:
     tensor = torch.as_tensor(loads, dtype=torch.float64)
     if tensor.ndim != rank or tensor.numel() == 0:
         raise ValueError(f"loads must have {rank} dimension(s) and not be empty, got shape {tuple(tensor.shape)}")
-    if not torch.isfinite(tensor).all() or (tensor < 0).any():
-        raise ValueError("loads must be finite and not negative")
+    wrong = ~torch.isfinite(tensor) | (tensor < 0)
+    if wrong.any():
+        place = torch.nonzero(wrong)[0].tolist()
+        raise ValueError(f"load {float(tensor[tuple(place)])} at {place}: loads must be finite and not negative")
     return tensor
 
 
 def _check_counts(n_devices: int, batch_size: int) -> None:
-    if n_devices < 1:
-        raise ValueError(f"n_devices is {n_devices}; it must be at least 1")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    for name, count in (("n_devices", n_devices), ("batch_size", batch_size)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} is {count!r}; it must be a whole number, at least 1")

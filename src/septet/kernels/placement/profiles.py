@@ -19,6 +19,8 @@ def read_profile(path: str | Path, name: str | None = None) -> Tensor:
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"no head profile {str(file)!r} (.npz or .tsv)")
+    if file.suffix not in (".npz", ".tsv"):
+        raise ValueError(f"head profile {file}: write it as .npz (one array) or .tsv (blanks between numbers)")
     if file.stat().st_size == 0:
         raise ValueError(f"head profile {file} is empty; write it anew")
     try:
@@ -29,8 +31,14 @@ def read_profile(path: str | Path, name: str | None = None) -> Tensor:
         raise ValueError(f"head profile {file}: {error}") from error
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"{file}: a profile is (layers, heads), got shape {values.shape}")
-    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-        raise ValueError(f"{file}: a profile holds finite numbers (kept tokens per sequence)")
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{file}: a profile holds numbers (kept tokens per sequence), not {values.dtype}")
+    if not np.isfinite(values).all() or (values < 0).any():
+        layer, head = np.argwhere(~np.isfinite(values) | (values < 0))[0]
+        raise ValueError(
+            f"{file}: layer {layer}, head {head} is {values[layer, head]}; a profile holds finite numbers (kept tokens "
+            "per sequence), none negative"
+        )
     return torch.as_tensor(np.asarray(values, dtype=np.float64))
 
 

@@ -37,10 +37,10 @@ def solve(
     """
     loads = as_loads(head_loads, rank=2)
     _check_counts(n_devices, batch_size)
-    if copies < 0:
-        raise ValueError(f"copies is {copies}; it must not be negative")
-    if weight_cost < 0:
-        raise ValueError(f"weight_cost is {weight_cost}; it must not be negative")
+    if isinstance(copies, bool) or not isinstance(copies, int) or copies < 0:
+        raise ValueError(f"copies is {copies!r}; it must be a whole number, not negative")
+    if not 0 <= weight_cost < float("inf"):
+        raise ValueError(f"weight_cost is {weight_cost}; it must be finite and not negative")
     if copies > 0 and batch_size == 1:
         warnings.warn(
             "copies share batch rows, and a batch of 1 has nothing to share: planned without copies", stacklevel=2
@@ -49,6 +49,7 @@ def solve(
     if n_devices > loads.shape[1] and copies == 0:
         idle = n_devices - loads.shape[1]
         warnings.warn(f"{n_devices} devices for {loads.shape[1]} KV heads: {idle} idle without copies", stacklevel=2)
+    copies = min(copies, loads.shape[1] * (min(n_devices, batch_size) - 1))  # no head has more replicas than this
     totals = [0.0] * n_devices
     layers: list[Layer] = []
     for row in loads.tolist():

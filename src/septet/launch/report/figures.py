@@ -16,7 +16,8 @@ def group_curves(curves: Curves) -> dict[str, dict[str, Points]]:
     for name, points in curves.items():
         stage, _, quantity = name.partition("/")
         quantity = (quantity or stage).removesuffix("_epoch").removesuffix("_step")
-        groups[quantity][name] = points
+        if len(points) > 1:  # a test alone has one point each: no curve
+            groups[quantity][name] = points
     return dict(groups)
 
 

@@ -101,8 +101,15 @@ def _paper_row(slug: str, entry: Mapping[str, Any]) -> Row:
     config = entry.get("config") or ""
     return Row(
         slug, str(entry["dataset"]), str(entry["metric"]), str(entry["value"]), str(entry.get("source", "")),
-        NOT_RUN, "", "", "", f"septet fit -c configs/{config}" if config else "",
+        NOT_RUN, "", "", "", command_of(config) if config else "",
     )  # fmt: skip
+
+
+def command_of(config: str) -> str:
+    """The command in the first line of a shipped configuration."""
+    file = files("septet") / "configs" / config
+    first = file.read_text().split("\n", 1)[0] if file.is_file() else ""
+    return first.removeprefix("# ") if first.startswith("# septet ") else f"septet fit -c configs/{config}"
 
 
 def _pool(records: Iterable[Mapping[str, Any]]) -> dict[Key, list[dict[str, Any]]]:

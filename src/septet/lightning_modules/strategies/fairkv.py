@@ -59,8 +59,8 @@ class FairKVStrategy(ModelParallelStrategy):
         super().__init__(**kwargs)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        if copies < 0:
-            raise ValueError(f"copies is {copies}; it must not be negative")
+        if not isinstance(copies, int) or copies < 0:
+            raise ValueError(f"copies is {copies!r}; it must be a whole number, not negative")
         if cardinality not in ("free", "equal"):
             raise ValueError(f"cardinality {cardinality!r}: choose 'free' or 'equal'")
         if weight_cost != "auto" and not isinstance(weight_cost, int | float):

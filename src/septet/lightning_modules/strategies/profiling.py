@@ -23,9 +23,11 @@ def check_profile(profile: Tensor, config: DecoderConfig) -> Tensor:
     """A profile that fits the model.
 
     Raises:
-        ValueError: naming both shapes; one of query heads is offered the group mean.
+        ValueError: naming both shapes; one of query heads is offered the group mean. All zeros.
     """
     wanted = (config.n_layers, config.n_kv_heads)
+    if not bool((profile > 0).any()):
+        raise ValueError("the profile holds no positive number; it gives the kept tokens of each head per sequence")
     if tuple(profile.shape) == wanted:
         return profile.to(torch.float64)
     if tuple(profile.shape) == (config.n_layers, config.n_heads):
