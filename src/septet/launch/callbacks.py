@@ -100,8 +100,11 @@ class PlainProgress(Callback):
 
 
 def _values(trainer: Trainer) -> str:
+    """The headline metric, the losses, then the others; eight at most."""
+    headline = str(getattr(trainer.lightning_module, "monitor", ""))
     shown = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith(("_step", "_epoch"))}
-    return " ".join(f"{k}={v:.4g}" for k, v in list(shown.items())[:8])
+    names = sorted(shown, key=lambda k: (k != headline, not k.endswith("/loss"), not k.startswith("val/")))
+    return " ".join(f"{k}={shown[k]:.4g}" for k in names[:8])
 
 
 class PredictionWriter(Callback):
@@ -114,6 +117,7 @@ class PredictionWriter(Callback):
     def __init__(self, run: Path) -> None:
         self.run = run
         self._rows: list[dict[str, Any]] = []
+        self._lists = False
 
     def on_predict_batch_end(
         self,
@@ -126,14 +130,18 @@ class PredictionWriter(Callback):
     ) -> None:
         """Keep rows of one batch; other outputs are the method's own business."""
         if isinstance(outputs, list):
+            self._lists = True
             self._rows += [row for row in outputs if isinstance(row, dict)]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what this rank collected (rank r > 0 of several: ``predictions-<r>.csv``)."""
-        if not self._rows:
-            return
         name = "predictions.csv" if trainer.global_rank == 0 else f"predictions-{trainer.global_rank}.csv"
         path = self.run / name
+        if not self._rows:
+            if self._lists:  # what lies there is of an earlier call
+                path.unlink(missing_ok=True)
+                print("predictions: 0 rows", flush=True)
+            return
         keys = list(dict.fromkeys(key for row in self._rows for key in row))
         temporary = path.with_name(f".{name}.tmp")
         with temporary.open("w", newline="") as handle:

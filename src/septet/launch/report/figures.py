@@ -21,14 +21,20 @@ def group_curves(curves: Curves) -> dict[str, dict[str, Points]]:
     return dict(groups)
 
 
+def _order(panel: tuple[str, Curves]) -> tuple[bool, bool, str]:
+    name, members = panel
+    evaluated = any(n.startswith(("val/", "test/")) for n in (name, *members))
+    return not evaluated, "loss" not in name, name
+
+
 def curve_figure(panels: Mapping[str, Curves]) -> bytes | None:
-    """One picture with a panel per quantity (at most nine, losses first); None if nothing was logged."""
+    """One picture with a panel per quantity: at most nine, evaluated ones first, then losses; None without any."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    groups = sorted(panels.items(), key=lambda g: ("loss" not in g[0], g[0]))[:9]
+    groups = sorted(panels.items(), key=_order)[:9]
     if not groups:
         return None
     columns = min(3, len(groups))

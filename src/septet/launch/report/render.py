@@ -37,6 +37,8 @@ def write_report(report: Report, out: Path) -> Path:
     """
     media = out / "media"
     media.mkdir(parents=True, exist_ok=True)
+    for old in (*media.glob("run[0-9]*-*.png"), *media.glob("compared-curves.png")):
+        old.unlink()
     runs = [_run_view(number, page, media) for number, page in enumerate(report.runs)]
     write_results(report.records, out)
     comparison = report.comparison
@@ -103,5 +105,5 @@ def _stage_view(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "stage": stage,
         "metrics": {k: "not finite" if v is None else f"{v:.4f}" for k, v in figures},
-        "weights": record.get("checkpoint") or "",
+        "weights": "" if stage == "fit" else record.get("checkpoint") or "",
     }
