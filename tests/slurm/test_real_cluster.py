@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.slurm.cluster import Cluster
 from tests.support.paths import ROOT
 from tests.support.runs import curve
 
@@ -99,7 +100,7 @@ def test_submit_status_and_gpus(launch, cluster):
     assert json.loads((run / "record.json").read_text())["status"] == "finished"
 
 
-def test_sigterm_requeue_continues_at_the_exact_step(launch, cluster, unbroken):
+def test_two_sigterm_requeues_continue_at_the_exact_step(launch, cluster, unbroken):
     words = [
         *TOY,
         "--name",
@@ -113,13 +114,15 @@ def test_sigterm_requeue_continues_at_the_exact_step(launch, cluster, unbroken):
     _wait_for(run / "metrics.csv", run / "checkpoints/last.ckpt", launch, run)
     identity = (run / "wandb_id").read_text()
     assert cluster.run("scontrol", "requeue", job).returncode == 0
+    _wait_for_restart(run, 1, cluster, job, launch)
+    assert cluster.run("scontrol", "requeue", job).returncode == 0
     assert cluster.wait(job) == "COMPLETED", launch.log(run)
     log = launch.log(run)
     assert "stopped by a signal at step" in log
     assert "preempt.ckpt (epoch" in log
     assert curve(run) == unbroken[0], log
     assert _same_weights(run, unbroken[1])
-    assert len(list((run / "slurm").glob("*_r*.log"))) == 2
+    assert len(list((run / "slurm").glob("*_r*.log"))) == 3
     assert (run / "wandb_id").read_text() == identity
     assert _wandb_steps(run) == list(range(40))
 
@@ -203,6 +206,21 @@ def _wait_for(metrics: Path, checkpoint: Path, launch: Launcher, run: Path) -> N
             return
         time.sleep(0.2)
     raise AssertionError(f"no checkpoint in time\n{launch.log(run)}")
+
+
+def _wait_for_restart(run: Path, number: int, cluster: Cluster, job: str, launch: Launcher) -> None:
+    """Until the restarted job has ended an epoch of its own."""
+    stopped = run / "checkpoints/preempt.ckpt"
+    cluster.wait(job, ("PENDING",))
+    cluster.wait(job, ("RUNNING",))
+    end = time.monotonic() + 90
+    while time.monotonic() < end:
+        again = list((run / "slurm").glob(f"*_r{number}.log"))
+        if again and (run / "checkpoints/last.ckpt").stat().st_mtime > stopped.stat().st_mtime:
+            time.sleep(0.7)
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"restart {number} did not go on in time\n{launch.log(run)}")
 
 
 def _wandb_steps(run: Path) -> list[int]:
