@@ -169,3 +169,22 @@ def test_two_gloo_processes_share_one_run(runs):
     record = json.loads((run / "record.json").read_text())
     assert record["cost"]["devices"] == 2
     assert record["step"] == 12
+
+
+def test_two_processes_test_and_predict_with_the_weights_of_a_run(runs):
+    env = {"SEPTET_RUNS": str(runs), "OMP_NUM_THREADS": "1"}
+    ddp = ["-c", "configs/trainer/ddp_cpu.yaml"]
+    assert septet("fit", "-c", TOY, "--trainer.max_epochs=1") == 0
+    run = newest(runs, "user", "toy")
+    one = septet_process("test", "--run", str(run), env=env)
+    assert one.returncode == 0, one.stderr
+    alone = json.loads((run / "record-test.json").read_text())["metrics"]
+    both = septet_process("test", "--run", str(run), *ddp, env=env)
+    assert both.returncode == 0, both.stderr
+    record = json.loads((run / "record-test.json").read_text())
+    assert record["cost"]["devices"] == 2
+    assert record["metrics"] == pytest.approx(alone, rel=1e-5)
+    fresh = septet_process("test", "-c", TOY, *ddp, "--ckpt_path", "none", "--name", "fresh", env=env)
+    assert fresh.returncode == 0, fresh.stderr
+    predicted = septet_process("predict", "--run", str(run), *ddp, env=env)
+    assert predicted.returncode == 0, predicted.stderr

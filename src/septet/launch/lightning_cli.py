@@ -107,9 +107,10 @@ class SeptetCLI(LightningCLI):
             ledger(self.parsed.run.parents[2] if self.parsed.run else None).check()
         self.run, self.resumed = choose_run(self.parsed.run, self.slug, self.parsed.run_name, fast=self.fast)
         resume = self.weights.resume(self.run) if self.stage == "fit" and self.resumed else None
-        self.ckpt_path = os.environ.get("SEPTET_CKPT") or resume or self.weights.path
+        inherited = os.environ.get("SEPTET_CKPT")
+        self.ckpt_path = (resume or self.weights.path) if inherited in (None, "none") else Path(str(inherited))
+        os.environ["SEPTET_CKPT"] = str(self.ckpt_path or "none")
         if self.ckpt_path is not None:
-            os.environ["SEPTET_CKPT"] = str(self.ckpt_path)
             self.weights.announce(Path(self.ckpt_path), resuming=self.stage == "fit")
         elif self.stage == "fit" and self.resumed:
             print(f"resume: no checkpoint in {self.run}, starting at step 0", flush=True)

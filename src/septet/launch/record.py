@@ -149,13 +149,14 @@ class RecordRun(Callback):
     def _record(self, trainer: Trainer, status: str) -> dict[str, Any]:
         module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
         metrics, nonfinite = _metrics(trainer)
+        sure = status == "finished"
         record: dict[str, Any] = {
             "schema": SCHEMA,
             "run_id": self.run.name,
             "name": self.run.parent.name,
             "method": self.slug,
-            "dataset": _ask(data, "record_dataset", type(data).__name__ if data is not None else ""),
-            "scenario": _ask(data, "record_scenario", {}),
+            "dataset": _ask(data, "record_dataset", type(data).__name__ if data is not None else "", sure=sure),
+            "scenario": _ask(data, "record_scenario", {}, sure=sure),
             "stage": self.stage,
             "status": status,
             "seed": self.seed if self.seed is not None else _env_seed(),
@@ -172,7 +173,7 @@ class RecordRun(Callback):
             "started": self.started.isoformat(timespec="seconds"),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        fields = _ask(module, "record_fields", {})
+        fields = _ask(module, "record_fields", {}, sure=sure)
         return {**record, **fields, "model": self._model(module, fields), "criteria": self._criteria(record, fields)}
 
     def _model(self, module: LightningModule, fields: dict[str, Any]) -> dict[str, Any]:
@@ -216,11 +217,16 @@ class RecordRun(Callback):
         return float(cost.get("total_wall_s") or cost.get("wall_s") or 0.0)
 
 
-def _ask(thing: Any, method: str, default: Any) -> Any:
-    """What an optional method of a module or datamodule says."""
-    if isinstance(thing, LightningModule | LightningDataModule) and hasattr(thing, method):
+def _ask(thing: Any, method: str, default: Any, *, sure: bool = True) -> Any:
+    """What an optional method of a module or datamodule says; after a failure it may not be able to (``sure``)."""
+    if not isinstance(thing, LightningModule | LightningDataModule) or not hasattr(thing, method):
+        return default
+    try:
         return getattr(thing, method)()
-    return default
+    except Exception:
+        if sure:
+            raise
+        return default
 
 
 def _slug(module: LightningModule) -> str:

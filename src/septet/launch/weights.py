@@ -52,6 +52,11 @@ def choose_weights(parsed: StageArguments, wanted: str | None, class_path: str) 
     Raises:
         UsageError: if a trainable method would be tested with fresh weights, or the checkpoint does not exist.
     """
+    inherited = os.environ.get("SEPTET_CKPT")
+    if (
+        inherited is not None and int(os.environ.get("LOCAL_RANK", "0")) > 0
+    ):  # started by rank zero, without its options
+        return Weights(path=None if inherited == "none" else Path(inherited))
     if wanted == "none" or (wanted is None and parsed.run is not None and _without_weights(parsed.run)):
         return Weights(line="none (fresh weights)")
     if wanted in ("best", "last") or (wanted is None and parsed.run is not None and parsed.stage != "fit"):
