@@ -17,7 +17,7 @@ _EXTRAS = {
     "graph": ("torch_geometric", "numba", "lightgbm", "pandas"),
     "detection": ("mmengine", "mmdet", "pycocotools", "cv2"),
     "video": ("av", "pycolmap", "diffusers"),
-    "reid": ("onnx", "onnxruntime"),
+    "reid": ("numba", "onnx", "onnxruntime"),
     "logging": ("wandb", "tensorboard"),
 }
 _TORCHVISION = {"2.11": "0.26", "2.12": "0.27", "2.13": "0.28", "2.14": "0.29", "2.15": "0.30"}

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from septet.datamodules.reid import ReIDQuadrupleStreams
+from septet.datamodules.reid import ReIDQuadrupleStreams, transforms
 from septet.datamodules.reid.transforms import STREAMS, QuadAugmentation, normalise, pad_crop_flip
 
 
@@ -22,11 +22,25 @@ def readable(augment, image, stream, epoch, index):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 200), st.integers(0, 10**6), st.booleans(), st.booleans())
 def test_one_pass_equals_the_readable_recipe(seed, epoch, index, shared, early):
+    """Compiled, numpy and readable form give the same bits."""
     image = np.random.default_rng(0).integers(0, 256, (48, 32, 3), dtype=np.uint8)
     augment = QuadAugmentation(seed, shared, early)
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
     for stream in STREAMS:
-        fast = augment.stream([image], stream, epoch, [index])[0]
-        torch.testing.assert_close(fast, readable(augment, image, stream, epoch, index), rtol=0, atol=1e-5)
+        expected = readable(augment, image, stream, epoch, index)
+        assert torch.equal(augment.stream([image], stream, epoch, [index])[0], expected)
+        row = torch.full((3, 48, 32), float("nan"))
+        augment._write(row, planes, stream, epoch, index)
+        assert torch.equal(row, expected)
+
+
+def test_without_numba_the_images_are_the_same(monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (48, 32, 3), dtype=np.uint8)
+    fast, slow = QuadAugmentation(3), QuadAugmentation(3, compiled=False)
+    pair = [a.streams([image] * 8, STREAMS, 1, list(range(8))) for a in (fast, slow)]
+    assert all(torch.equal(one, other) for one, other in zip(*pair, strict=True))
+    monkeypatch.setattr(transforms, "native_available", lambda: False)
+    assert not fast.native
 
 
 def test_twins_share_the_crop_on_request():
@@ -139,5 +153,26 @@ def test_agw_arrays(generated, tmp_path):
     assert found is not None
     assert found[1].tolist() == [0, 1, 2, 3]
     assert agw_arrays(tmp_path, "infrared", (96, 48)) is None
+    np.save(tmp_path / "train_rgb_resized_img.npy", images[:3])
+    with pytest.raises(ValueError, match="4 labels for 3 images"):
+        agw_arrays(tmp_path, "visible", (96, 48))
+    np.save(tmp_path / "train_rgb_resized_label.npy", np.array([0, 1, 3]))
+    with pytest.raises(ValueError, match=r"without a gap, \[2\] are missing"):
+        agw_arrays(tmp_path, "visible", (96, 48))
     with pytest.raises(ValueError, match="set image_size to match"):
         agw_arrays(tmp_path, "visible", (384, 192))
+    (tmp_path / "train_rgb_resized_label.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train_rgb_resized_label\.npy is missing"):
+        agw_arrays(tmp_path, "visible", (96, 48))
+
+
+def test_cameras_are_balanced_on_request(generated):
+    data = build(generated["sysu"], balance_cameras=True)
+    sampler = data.train_dataloader().batch_sampler
+    visible, infrared = ([s.cam for s in side] for side in data.train_samples)
+    for batch in sampler:
+        for n in range(0, len(batch), 2):
+            assert len({infrared[i] for _, _, _, i in batch[n : n + 2]}) == 2
+            assert len({visible[v] for _, _, v, _ in batch[n : n + 2]}) == 2
+    with pytest.raises(ValueError, match="needs sampler 'epoch'"):
+        build(generated["sysu"], balance_cameras=True, sampler="official")

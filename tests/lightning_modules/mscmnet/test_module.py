@@ -1,6 +1,8 @@
 """The modules on a generated set: every layout end to end, what is refused, search, re-ranking."""
 
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -82,11 +84,32 @@ def test_every_trainable_parameter_gets_a_gradient():
         assert lacking == []
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_one_image_per_identity_trains_with_finite_gradients(roots, tmp_path, alpha):
+    module = MSCMNet(12, residual=True, alpha=alpha, **SMALL)
+    seen = []
+    module.on_after_backward = lambda: seen.extend(
+        bool(p.grad.isfinite().all()) for p in module.net.parameters() if p.requires_grad
+    )
+    trainer(tmp_path, limit_val_batches=0).fit(module, data(roots, k=1))
+    assert len(seen) > 100
+    assert all(seen)
+
+
+def test_the_distributed_sampler_of_lightning_is_refused(roots):
+    source = data(roots)
+    connector = SimpleNamespace(use_distributed_sampler=True)
+    source.trainer = SimpleNamespace(world_size=2, fast_dev_run=False, _accelerator_connector=connector)
+    with pytest.raises(ValueError, match=r"set trainer\.use_distributed_sampler=false"):
+        source.setup("fit")
+
+
 def test_search_in_two_folders(roots, tmp_path):
     source = data(roots, predict_query=str(roots["sysu"] / "cam3/0001"), predict_gallery=str(roots["sysu"] / "cam4"))
     module = MSCMNet(12, residual=True, **SMALL)
     rows = [row for batch in trainer(tmp_path).predict(module, source) for row in batch]
     assert {r["rank"] for r in rows} == set(range(1, 11))
+    assert all(Path(r["gallery"]).is_file() and Path(r["query"]).is_file() for r in rows)
     assert all("cam4" in r["gallery"] and "cam3/0001" in r["query"] for r in rows)
     first = [r["score"] for r in rows if r["query"] == rows[0]["query"]]
     assert first == sorted(first, reverse=True)

@@ -134,7 +134,7 @@ def agw_arrays(root: Path, modality: str, size: tuple[int, int]) -> tuple[NDArra
     """Images and labels of AGW's ``train_{rgb,ir}_resized_{img,label}.npy``, or None if absent.
 
     Raises:
-        ValueError: the arrays have another image size.
+        ValueError: another image size, labels of another number or with gaps. FileNotFoundError: no labels.
     """
     short = "rgb" if modality == "visible" else "ir"
     path = root / f"train_{short}_resized_img.npy"
@@ -143,5 +143,15 @@ def agw_arrays(root: Path, modality: str, size: tuple[int, int]) -> tuple[NDArra
     images = np.load(path, mmap_mode="r")
     if images.shape[1:] != (*size, 3):
         raise ValueError(f"{path} holds images {images.shape[1:3]}, image_size is {size}: set image_size to match")
-    labels = np.load(root / f"train_{short}_resized_label.npy").astype(np.int64)
+    beside = root / f"train_{short}_resized_label.npy"
+    if not beside.is_file():
+        raise FileNotFoundError(f"{beside} is missing; it holds the labels of {path.name}")
+    labels = np.load(beside).astype(np.int64)
+    if len(labels) != len(images):
+        raise ValueError(f"{beside} holds {len(labels)} labels for {len(images)} images: write both arrays anew")
+    gaps = np.setdiff1d(np.arange(labels.max(initial=-1) + 1), labels)
+    if len(gaps) or labels.min(initial=0) < 0:
+        raise ValueError(
+            f"{beside}: labels must be 0..C-1 without a gap, {gaps[:5].tolist()} are missing: renumber them"
+        )
     return images, labels

@@ -11,10 +11,11 @@ import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from septet.datamodules.reid.batches import EvaluationDataset, QuadrupleDataset, TaggedPairs
-from septet.datamodules.reid.cache import agw_arrays, cached_images
+from septet.datamodules.reid.cache import agw_arrays, cached_images, resized
 from septet.datamodules.reid.evaluation import (
     EvaluationSet,
     held_out,
@@ -24,7 +25,7 @@ from septet.datamodules.reid.evaluation import (
 )
 from septet.datamodules.reid.readers import DIRECTIONS, LLCM, SUFFIXES, SYSUMM01, Direction, RegDB, Sample
 from septet.datamodules.reid.synthetic import PRESETS, write_synthetic
-from septet.datamodules.reid.transforms import QuadAugmentation
+from septet.datamodules.reid.transforms import QuadAugmentation, normalise
 from septet.datamodules.resume import ResumableLoader, rank_and_world
 
 NAMES = {"sysu": "sysu_mm01", "regdb": "regdb", "llcm": "llcm"}
@@ -58,6 +59,7 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         every_setting: test also the other SYSU-MM01 settings {all, indoor} x {1, 10 shots}.
         strict: LLCM's same-camera exclusion.
         drop_unpaired: leave out identities that one modality lacks.
+        balance_cameras: an identity's K images come from its cameras in turn (sampler ``epoch``).
         shared_crop: twins share crop and flip.
         exchange_first: channel exchange before Normalize.
         shuffle_infrared: permute the infrared identities of training: the control.
@@ -91,6 +93,7 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         every_setting: bool = True,
         strict: bool = False,
         drop_unpaired: bool = False,
+        balance_cameras: bool = False,
         shared_crop: bool = False,
         exchange_first: bool = False,
         shuffle_infrared: bool = False,
@@ -104,7 +107,7 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         self.mode, self.direction, self.shots, self.family = mode, direction, shots, family
         self.select_on, self.sampler, self.eval_batch = select_on, sampler, eval_batch
         self.every_setting, self.strict, self.drop_unpaired = every_setting, strict, drop_unpaired
-        self.shuffle_infrared = shuffle_infrared
+        self.shuffle_infrared, self.balance_cameras = shuffle_infrared, balance_cameras
         self.augment = QuadAugmentation(seed, shared_crop, exchange_first)
         self.generator: dict[str, Any] = {"preset": "tiny", "seed": 0, "difficulty": 1.0} | dict(generator or {})
         self.predict_query, self.predict_gallery = predict_query, predict_gallery
@@ -131,6 +134,8 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         for name in ("p", "k", "shots", "eval_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1")
+        if self.balance_cameras and self.sampler == "official":
+            raise ValueError("balance_cameras needs sampler 'epoch': 'official' draws as published")
         if self.generator["preset"] not in PRESETS:
             raise ValueError(
                 f"unknown generator.preset {self.generator['preset']!r}: choose one of {', '.join(PRESETS)}"
@@ -237,6 +242,19 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
             labels[1] = np.random.default_rng(self.seed).permutation(len(ids))[labels[1]]
         return images, labels
 
+    def _cameras(self, images: list[NDArray[np.uint8]]) -> tuple[list[int], list[int]] | None:
+        """Cameras of both modalities' images, if they are to be balanced."""
+        if not self.balance_cameras:
+            return None
+        visible, infrared = ([s.cam for s in side] for side in self.train_samples)
+        if [len(visible), len(infrared)] != [len(table) for table in images]:
+            raise ValueError(f"the arrays in {self.root} say no cameras: remove them or set balance_cameras=false")
+        return visible, infrared
+
+    def images(self, samples: list[Sample]) -> Tensor:
+        """Resized and normalised images ``(N, 3, H, W)`` of the data set."""
+        return normalise(np.stack([resized(self.root / s.path, self.image_size) for s in samples]))
+
     def _cached(self, samples: list[Sample], name: str) -> NDArray[np.uint8]:
         return cached_images(self.root, samples, self.image_size, self.cache, name, workers=max(1, self.workers))
 
@@ -248,7 +266,7 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         rank, world = rank_and_world()
         pairs = TaggedPairs(
             labels[0], labels[1], p=self.p, k=self.k, mode=self.sampler, seed=self.seed, rank=rank, world_size=world,
-            drop_unpaired=self.drop_unpaired,
+            drop_unpaired=self.drop_unpaired, cameras=self._cameras(images),
         )  # fmt: skip
         dataset = QuadrupleDataset(images[0], images[1], labels[0], self.augment)
         return ResumableLoader(dataset, pairs, num_workers=self.workers, collate_fn=_same)
@@ -267,7 +285,7 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
             raise ValueError("give both predict_query and predict_gallery, or neither")
         if self.predict_query is not None and self.predict_gallery is not None:
             sides = [_folder_samples(Path(p)) for p in (self.predict_query, self.predict_gallery)]
-            self.evaluations["predict"] = EvaluationSet(sides[0], sides[1], "regdb", {})
+            self.evaluations["predict"] = EvaluationSet(sides[0], sides[1], "regdb", prefix="/")
         else:
             self.evaluations["predict"] = self.evaluations["test"]
         return self._evaluation_loader("predict")

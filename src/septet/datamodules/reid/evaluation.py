@@ -18,12 +18,14 @@ class EvaluationSet:
         pool: gallery images; features are extracted once for all of them.
         protocol: name among sysu, regdb, llcm, llcm_strict.
         galleries: per setting, trials as lists of indices into ``pool``; the first setting is the reported one.
+        prefix: of the samples' paths in what is written for people.
     """
 
     query: list[Sample]
     pool: list[Sample]
     protocol: str
     galleries: dict[str, list[list[int]]] = field(default_factory=dict)
+    prefix: str = ""
 
     @property
     def primary(self) -> str:

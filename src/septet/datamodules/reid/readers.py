@@ -152,7 +152,7 @@ class SYSUMM01:
                             f"rand_perm_cam.mat lists {len(order)} images of identity {pid}, camera {camera}; the "
                             f"folder holds {len(names)}: use the untouched data set"
                         )
-                    picked = [names[i - 1] for i in order[:shots]]
+                    picked = [names[int(i) - 1] for i in order[:shots]]
                 chosen += [files[n] for n in picked]
         return chosen
 

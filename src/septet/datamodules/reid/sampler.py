@@ -32,9 +32,12 @@ class CrossModalPKBatchSampler(ResumableBatches):
         rank: this process.
         world_size: number of processes.
         drop_unpaired: leave out identities that one modality lacks.
+        cameras: cameras ``(V,)`` and ``(I,)`` of the images; in ``epoch`` mode an identity's K images then come from
+            its cameras in turn. None = whatever is next.
 
     Raises:
-        ValueError: unknown mode, an identity in one modality only, ``p`` (times processes) above the identities.
+        ValueError: unknown mode, cameras in ``official`` mode or of another number than the labels, an identity in one
+            modality only, ``p`` (times processes) above the identities.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class CrossModalPKBatchSampler(ResumableBatches):
         rank: int = 0,
         world_size: int = 1,
         drop_unpaired: bool = False,
+        cameras: tuple[Any, Any] | None = None,
     ) -> None:
         visible, infrared = np.asarray(visible_labels).ravel(), np.asarray(infrared_labels).ravel()
         if mode not in ("official", "epoch"):
@@ -63,6 +67,7 @@ class CrossModalPKBatchSampler(ResumableBatches):
         if wanted > len(self.labels):
             raise ValueError(f"p={p} on {world_size} processes asks for {wanted} of {len(self.labels)} identities")
         self.p, self.k, self.mode, self.rank, self.world_size = p, k, mode, rank, world_size
+        self._cameras = _sides_of_cameras(cameras, (visible, infrared), mode)
         self._positions = [[np.flatnonzero(side == y) for y in self.labels] for side in (visible, infrared)]
         self._states: list[dict[str, Any]] = []
         used = [int(sum(map(len, side))) for side in self._positions]
@@ -135,10 +140,15 @@ class CrossModalPKBatchSampler(ResumableBatches):
             pairs += zip(v.tolist(), i.tolist(), strict=True)
         return pairs
 
+    def _deck(self, side: int, positions: NDArray[Any], rng: np.random.Generator) -> _Deck | _CameraDecks:
+        if self._cameras is None:
+            return _Deck(positions, rng)
+        return _CameraDecks(positions, self._cameras[side][positions], rng)
+
     def _by_pass(self, epoch: int) -> list[list[Pair]]:
         """This rank's batches of an epoch: each identity once a pass; a short last step takes the pass' first ones."""
         rng = np.random.default_rng([self.seed, epoch])
-        decks = [[_Deck(positions, rng) for positions in side] for side in self._positions]
+        decks = [[self._deck(side, positions, rng) for positions in self._positions[side]] for side in range(2)]
         batches = []
         wide = self.p * self.world_size
         for _ in range(self._passes()):
@@ -166,6 +176,47 @@ class _Deck:
             self.left = [int(i) for i in self.rng.permutation(self.positions)]
         dealt, self.left = self.left[:k], self.left[k:]
         return dealt
+
+
+class _CameraDecks:
+    """An identity's images dealt from its cameras in turn; no image twice in a hand while there are enough."""
+
+    def __init__(self, positions: NDArray[Any], cameras: NDArray[Any], rng: np.random.Generator) -> None:
+        self.positions, self.rng = positions, rng
+        order = rng.permutation(np.unique(cameras))
+        self.sizes = [int((cameras == c).sum()) for c in order]
+        self.decks = [_Deck(positions[cameras == c], rng) for c in order]
+        self.next = 0
+
+    def take(self, k: int) -> list[int]:
+        """``k`` images, the next camera first; with replacement if there are fewer."""
+        if len(self.positions) < k:
+            return [int(i) for i in self.rng.choice(self.positions, k)]
+        hand: list[int] = []
+        dealt = [0] * len(self.decks)
+        while len(hand) < k:
+            camera, self.next = self.next, (self.next + 1) % len(self.decks)
+            if dealt[camera] == self.sizes[camera]:
+                continue
+            image = self.decks[camera].take(1)[0]
+            while image in hand:  # the deck was shuffled anew within this hand
+                image = self.decks[camera].take(1)[0]
+            hand.append(image)
+            dealt[camera] += 1
+        return hand
+
+
+def _sides_of_cameras(cameras: Any, sides: tuple[NDArray[Any], NDArray[Any]], mode: str) -> list[NDArray[Any]] | None:
+    """Cameras as arrays, checked against the labels."""
+    if cameras is None:
+        return None
+    if mode == "official":
+        raise ValueError("mode 'official' draws as published, whatever the cameras: use mode 'epoch' to balance them")
+    found = [np.asarray(c).ravel() for c in cameras]
+    lengths = [len(c) for c in found], [len(s) for s in sides]
+    if lengths[0] != lengths[1]:
+        raise ValueError(f"{lengths[0]} cameras for {lengths[1]} images: give one camera per image and modality")
+    return found
 
 
 def _paired(visible: NDArray[Any], infrared: NDArray[Any], drop: bool) -> NDArray[Any]:

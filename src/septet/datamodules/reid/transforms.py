@@ -15,12 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from septet.kernels.augment import Plan, native_available, write_image
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FILL = (0.4914, 0.4822, 0.4465)
 LUMA = (0.2989, 0.5870, 0.1140)
 PAD = 10
 SCALE = torch.tensor([1 / (255 * s) for s in STD]).view(3, 1, 1)
 SHIFT = torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)]).view(3, 1, 1)
+TABLES: NDArray[np.float32] = (torch.arange(256.0) * SCALE[:, 0] + SHIFT[:, 0]).numpy()
+"""``(3, 256)`` normalised value of each byte, with the roundings of :func:`normalise`."""
+FILLS, WEIGHTS = np.array(FILL, np.float32), np.array(LUMA, np.float32)
+LUMA_CHOICE = 3
+ADAPTIVE = {"green": 1, "none": -1, "luma": LUMA_CHOICE}
 PURPOSES = ("colour", "crop", "exchange", "erase")
 STREAMS = ("visible", "visible_aug", "infrared", "infrared_aug")
 
@@ -131,10 +138,19 @@ def _adaptive_gray(image: Tensor, rng: random.Random, p: float = 0.5) -> Tensor:
 
 def _scale(image: Tensor, rng: random.Random, p: float = 0.5) -> Tensor:
     """:func:`channel_scale` in place."""
-    if rng.uniform(0, 1) > p:
-        return image
-    factors = [2 * rng.uniform(0.01, 0.5) for _ in range(3)]
-    return image.mul_(torch.tensor(factors, dtype=image.dtype).view(3, 1, 1))
+    factors = _scale_factors(rng, p)
+    return image if factors is None else image.mul_(torch.tensor(factors, dtype=image.dtype).view(3, 1, 1))
+
+
+def _scale_factors(rng: random.Random, p: float = 0.5) -> list[float] | None:
+    """What :func:`channel_scale` multiplies the channels by, or None."""
+    return None if rng.uniform(0, 1) > p else [2 * rng.uniform(0.01, 0.5) for _ in range(3)]
+
+
+def _jitter(rng: random.Random) -> NDArray[np.uint8]:
+    """New value of each byte under a brightness factor of .5 .. 1.5."""
+    table: NDArray[np.uint8] = np.clip(np.arange(256) * rng.uniform(0.5, 1.5), 0, 255).astype(np.uint8)
+    return table
 
 
 def _copy_channel(image: Tensor, k: int) -> Tensor:
@@ -198,11 +214,13 @@ class QuadAugmentation:
         seed: of the run; with the epoch and the place in the epoch it fixes every draw.
         shared_crop: twins share crop and flip.
         exchange_first: channel exchange before Normalize instead of after.
+        compiled: use the compiled loop where numba is installed; the pixels are the same either way.
     """
 
     seed: int = 0
     shared_crop: bool = False
     exchange_first: bool = False
+    compiled: bool = True
 
     def colour(self, planes: NDArray[np.uint8], stream: str, epoch: int, index: int) -> NDArray[np.uint8]:
         """Grey, jitter or an early channel exchange on ``(3, H, W)`` uint8; ``(1, H, W)`` where channels are equal."""
@@ -210,8 +228,7 @@ class QuadAugmentation:
         if stream == "visible" and rng.random() < 0.5:
             return grey_planes(planes)[None]
         if stream == "infrared_aug":
-            table = np.clip(np.arange(256) * rng.uniform(0.5, 1.5), 0, 255).astype(np.uint8)
-            flat = planes.tobytes().translate(table.tobytes())
+            flat = planes.tobytes().translate(_jitter(rng).tobytes())
             return np.frombuffer(flat, np.uint8).reshape(planes.shape)
         if stream == "visible_aug" and self.exchange_first:
             k = self._rng(epoch, index, stream, "exchange").randint(0, 2)
@@ -248,10 +265,47 @@ class QuadAugmentation:
         """Batches ``(N, 3, H, W)`` of a stream and its twin; one pass over each image's memory."""
         batches = [torch.empty(len(images), 3, *images[0].shape[:2]) for _ in names]
         for number, (image, index) in enumerate(zip(images, indices, strict=True)):
+            if self.native:
+                for name, batch in zip(names, batches, strict=True):
+                    plan = self.plan(name, epoch, index, (image.shape[0], image.shape[1]))
+                    write_image(batch[number].numpy(), image, plan, backend="native")
+                continue
             planes = np.ascontiguousarray(image.transpose(2, 0, 1))
             for name, batch in zip(names, batches, strict=True):
                 self._write(batch[number], planes, name, epoch, index)
         return batches
+
+    def plan(self, stream: str, epoch: int, index: int, size: tuple[int, int]) -> Plan:
+        """All draws of one image: what :meth:`colour`, :meth:`draws` and :meth:`after` do, as one table look-up."""
+        colour = self._rng(epoch, index, stream, "colour")
+        tables, fill, source, channel = TABLES, FILLS, "channels", 0
+        if stream == "visible" and colour.random() < 0.5:
+            source = "grey"
+        elif stream == "infrared_aug":
+            tables = tables[:, _jitter(colour)]
+        elif stream == "visible_aug" and self.exchange_first:
+            source, channel = "one", self._rng(epoch, index, stream, "exchange").randint(0, 2)
+        dy, dx, flip = self.draws(stream, epoch, index)
+        rng = self._rng(epoch, index, stream, "erase")
+        box = _erase_box(*size, rng)
+        if stream == "infrared_aug":
+            factors = _scale_factors(rng)
+            if factors is not None:
+                by = np.array(factors, np.float32)
+                tables, fill = tables * by[:, None], fill * by
+        elif stream == "infrared" or (stream == "visible_aug" and not self.exchange_first):
+            choice = rng.randint(0, 2) if stream == "visible_aug" else ADAPTIVE[_adaptive_choice(rng)]
+            if choice == LUMA_CHOICE:
+                source, tables, fill = "sum", tables * WEIGHTS[:, None], fill * WEIGHTS
+            elif choice >= 0:
+                source, channel, tables, fill = "one", choice, tables[[choice] * 3], fill[[choice] * 3]
+        edges = None if box is None else (box[0].start, box[0].stop, box[1].start, box[1].stop)
+        return Plan(tables, fill, source, channel, (dy, dx), flip, edges)  # type: ignore[arg-type]
+
+    @property
+    def native(self) -> bool:
+        """Whether the compiled loop is used."""
+        return self.compiled and native_available()
 
     def _write(self, row: Tensor, planes: NDArray[np.uint8], stream: str, epoch: int, index: int) -> None:
         """One augmented image; where one channel is copied to all at the end, only that one is computed."""

@@ -7,11 +7,11 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from septet.datamodules.reid.transforms import STREAMS, QuadAugmentation
 from septet.kernels.ranking import SYSU, rank_features, rank_trials, rerank
@@ -30,7 +30,9 @@ def run(device: str, quick: bool) -> list[dict[str, Any]]:
         quick: small sizes, one repetition.
     """
     if device.startswith("cuda"):
-        return gpu(quick)
+        from septet.launch.bench.mscmnet_gpu import training_steps
+
+        return training_steps(quick)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -169,33 +171,36 @@ def loss(quick: bool) -> list[dict[str, Any]]:
 
 
 def loader(quick: bool) -> list[dict[str, Any]]:
-    """Four augmented streams from decoded uint8 images, one process."""
-    size, count = (384, 192), 8 if quick else 48
+    """Four augmented streams from decoded uint8 images, one process; ours, ours without numba and PIL in turns."""
+    size, count, rounds = (384, 192), 8 if quick else 48, 1 if quick else 7
     r = np.random.default_rng(0)
     visible, infrared = r.integers(0, 256, (2, count, *size, 3), dtype=np.uint8)
-    augment = QuadAugmentation(0)
     sides = {"visible": list(visible), "infrared": list(infrared)}
-    epochs = iter(range(1000))
+    chunks = [list(range(first, min(first + 24, count))) for first in range(0, count, 24)]
 
-    def ours() -> None:
-        epoch = next(epochs)
-        for first in range(0, count, 24):
-            places = list(range(first, min(first + 24, count)))
+    def ours(compiled: bool, epoch: int) -> None:
+        augment = QuadAugmentation(0, compiled=compiled)
+        for places in chunks:
             for side, names in (("visible", STREAMS[:2]), ("infrared", STREAMS[2:])):
                 augment.streams([sides[side][i] for i in places], names, epoch, places)
 
     pil = PilQuadruples(size)
 
     def peer() -> None:
-        for first in range(0, count, 24):
-            rows = [pil(visible[i], infrared[i]) for i in range(first, min(first + 24, count))]
+        for places in chunks:
+            rows = [pil(visible[i], infrared[i]) for i in places]
             [torch.stack(stream) for stream in zip(*rows, strict=True)]
 
-    fast, slow = count / seconds(ours, 1 if quick else 5), count / seconds(peer, 1 if quick else 5)
-    return [
-        row("loader, four streams", fast, "quadruples/s", peer="PIL and torchvision per image", peer_value=slow,
-            limit="ratio >= 4", note="CPU time, 384 x 192, one process and thread")
-    ]  # fmt: skip
+    names = {"loader, four streams": True, "loader, four streams, without numba": False}
+    took: dict[str, list[float]] = {name: [] for name in (*names, "peer")}
+    for epoch in range(rounds + 1):  # the first round warms up
+        for name, compiled in names.items():
+            took[name].append(once(partial(ours, compiled, epoch)))
+        took["peer"].append(once(peer))
+    rate = {name: count / statistics.median(values[1:]) for name, values in took.items()}
+    note = "CPU time, 384 x 192, one process and thread, measured in turns"
+    shared: dict[str, Any] = {"peer": "PIL and torchvision per image", "peer_value": rate["peer"], "note": note}
+    return [row(name, rate[name], "quadruples/s", limit="ratio >= 4", **shared) for name in names]
 
 
 def checkpoint(quick: bool) -> list[dict[str, Any]]:
@@ -204,36 +209,3 @@ def checkpoint(quick: bool) -> list[dict[str, Any]]:
     torch.save(QuadStreamNet(395).state_dict(), buffer)
     note = "weights only, 395 classes; the published file is 627 MB (specification, not measured here)"
     return [row("state of the network", buffer.tell() / 1e6, "MB", limit="<= 175 MB", note=note)]
-
-
-def gpu(quick: bool) -> list[dict[str, Any]]:
-    """A training step of 96 rows of 384 x 192: forward, both losses, backward, SGD."""
-    rows = []
-    variants = [
-        ("float32", torch.float32, False),
-        ("bf16", torch.bfloat16, False),
-        ("bf16 channels_last", torch.bfloat16, True),
-    ]
-    for name, dtype, last in variants:
-        torch.manual_seed(0)
-        net = QuadStreamNet(395).cuda().train()
-        net = net.to(memory_format=torch.channels_last) if last else net
-        optimizer = torch.optim.SGD((p for p in net.parameters() if p.requires_grad), 1e-4, 0.9, nesterov=True)
-        streams = torch.randn(4, 24, 3, 384, 192, device="cuda")
-        labels = torch.arange(6, device="cuda").repeat_interleave(4)
-        torch.cuda.reset_peak_memory_stats()
-
-        def step(n: Any = net, o: Any = optimizer, x: Any = streams, y: Any = labels, d: Any = dtype) -> None:
-            with torch.autocast("cuda", d, enabled=d != torch.float32):
-                pool, logits = n(*x)
-            value = F.cross_entropy(logits.float(), y.repeat(4)) + quadruple_center_triplet(pool.float(), y.repeat(4))
-            value.backward()
-            o.step()
-            o.zero_grad(set_to_none=True)
-            torch.cuda.synchronize()
-
-        took = seconds(step, 3 if quick else 20, time.perf_counter)
-        peak = torch.cuda.max_memory_allocated() / 1e9
-        note = f"{torch.cuda.get_device_name()}, peak {peak:.1f} GB; the published log: 0.43 s on an unknown GPU"
-        rows.append(row(f"training step, {name}", took, "s", limit="<= 0.10 s", note=note))
-    return rows

@@ -70,6 +70,12 @@ class ChannelAttention(nn.Module):
         split: Tensor = y.unflatten(2, (self.heads, -1)).transpose(1, 2)
         return split
 
+    def weights(self, pattern: Tensor) -> Tensor:
+        """Attention between channels ``(N, heads, C, C)``, rows sum to 1; for pictures."""
+        q, k = self._split(pattern, 0), self._split(pattern, 1)
+        share: Tensor = (q @ k.transpose(2, 3) / q.shape[3] ** 0.5).softmax(3)
+        return share
+
     def forward(self, pattern: Tensor, values: Tensor) -> Tensor:
         """Queries and keys from ``pattern``, values from ``values``, both ``(N, C, L)``."""
         q, k, v = self._split(pattern, 0), self._split(pattern, 1), self._split(values, 2)

@@ -10,25 +10,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from septet.kernels import ranking
-from septet.kernels.ranking import LLCM, LLCM_STRICT, REGDB, SYSU, rank_distances
-from septet.lightning_modules.mscmnet import losses, pictures
+from septet.kernels.ranking import LLCM, LLCM_STRICT, REGDB, SYSU, Ranking, rank_distances
+from septet.lightning_modules.mscmnet import losses, pictures, tables
+from septet.lightning_modules.mscmnet.attention import mimb_figure
 from septet.lightning_modules.mscmnet.gather import gather_rows
 from septet.lightning_modules.mscmnet.metrics import ReIDMetric, Side, summary
-from septet.lightning_modules.mscmnet.model import AGWNet, Embedding, Modality, QuadStreamNet, parameter_count
+from septet.lightning_modules.mscmnet.model import AGWNet, Modality, QuadStreamNet, parameter_count
 from septet.lightning_modules.mscmnet.schedule import warmup_multistep
-from septet.lightning_modules.task import Task
+from septet.lightning_modules.mscmnet.search import FolderSearch
 
 PROTOCOLS = {p.name: p for p in (SYSU, REGDB, LLCM, LLCM_STRICT)}
 Triplet = Literal["qct", "wrt", "batch_hard", "hetero_center", "none"]
 FEATURES = ("bn", "pool")
-SEARCH = 10
+SHORT = ("rank1", "mAP", "mINP")
+"""What is logged beside the reported setting's full set: of pool features, other settings, re-ranking, spreads."""
 
 
-class CrossModalReID(Task):
+class CrossModalReID(FolderSearch):
     """What MSCMNet and AGW share: steps, evaluation of every setting, records, pictures, search.
 
-    Logged: ``val/`` and ``test/`` rank1, rank5, rank10, rank20, mAP, mINP (bn features, means over trials), the same
-    under ``pool/`` and, in tests, under each other setting's name; ``rerank/`` only when ``rerank`` is set.
+    Logged: ``val/`` and ``test/`` rank1, rank5, rank10, rank20, mAP, mINP (bn features, means over trials); rank1, mAP,
+    mINP also under ``pool/`` and, in tests, under each other setting's name, ``std/`` (over more than one trial) and
+    ``rerank/`` (only when ``rerank`` is set). The page ``media/ranking.html`` holds every figure of every setting.
     """
 
     monitor: ClassVar[str] = "val/rank1"
@@ -48,7 +51,8 @@ class CrossModalReID(Task):
             raise ValueError(f"unknown interval {arguments['interval']!r}: choose 'epoch' or 'step'")
         if any(side % 16 or side < 16 for side in arguments["image_size"]):
             raise ValueError(f"image_size {tuple(arguments['image_size'])}: both sides must be multiples of 16")
-        self.net: QuadStreamNet | AGWNet | None = None
+        self.net = None
+        self._precision = torch.get_float32_matmul_precision()
         self.meters: dict[str, ReIDMetric] = {}
         self.history: list[dict[str, float]] = []
         self._data_identity: dict[str, Any] | None = None
@@ -60,12 +64,16 @@ class CrossModalReID(Task):
         raise NotImplementedError(f"{type(self).__name__} defines no forward_batch")
 
     def training_step(self, batch: Any, batch_idx: int) -> STEP_OUTPUT:
-        """Cross-entropy plus the metric loss, both in float32."""
+        """Cross-entropy plus the metric loss, both in float32; with ``tf32`` the latter in float64.
+
+        Products in float64 are not rounded to TF32, so that the centres stay as exact as without it.
+        """
         pool, logits, streams = self.forward_batch(batch)
         labels = batch.labels.repeat(streams)
         with torch.autocast(self.device.type, enabled=False):
             identity = F.cross_entropy(logits.float(), labels, label_smoothing=self.hparams["label_smoothing"])
-            metric = self.metric_loss(pool.float(), labels, streams)
+            wide = pool.double() if self.hparams["tf32"] else pool.float()
+            metric = self.metric_loss(wide, labels, streams).float()
         loss = identity + metric
         for key, value in (("loss", loss), ("identity", identity), ("metric", metric)):
             self.log(f"train/{key}", value.detach())
@@ -87,6 +95,24 @@ class CrossModalReID(Task):
         loss = losses.batch_hard_triplet if kind == "batch_hard" else losses.hetero_center_triplet
         return loss(features, labels, margin=margin)
 
+    def finish_model(self, net: QuadStreamNet | AGWNet) -> None:
+        """Take a built network, in the memory format and form that were asked for."""
+        if self.hparams["channels_last"]:
+            net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.hparams["compile"]:
+            net.compile()  # in place: names of parameters stay, evaluation by `embed` is not compiled
+        self.net = net
+
+    def on_fit_start(self) -> None:
+        """TF32 products in float32 parts, if asked; a switch of the whole process, put back after the fit."""
+        self._precision = torch.get_float32_matmul_precision()
+        if self.hparams["tf32"]:
+            torch.set_float32_matmul_precision("high")
+
+    def on_fit_end(self) -> None:
+        """The process' own precision again."""
+        torch.set_float32_matmul_precision(self._precision)
+
     def configure_optimizers(self) -> Any:
         """SGD with Nesterov momentum in three groups, warm-up and steps."""
         assert self.net is not None
@@ -104,14 +130,6 @@ class CrossModalReID(Task):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.hparams["interval"]}}
 
     # -- data -------------------------------------------------------------------------------------------------------
-
-    @property
-    def data(self) -> Any:
-        """The data module."""
-        data = getattr(self.trainer, "datamodule", None)
-        if data is None or not hasattr(data, "evaluations"):
-            raise ValueError("this method reads ReIDQuadrupleStreams: pass it as the data module")
-        return data
 
     def setup(self, stage: str) -> None:
         """Compare the model with the data."""
@@ -148,15 +166,6 @@ class CrossModalReID(Task):
 
     # -- evaluation -------------------------------------------------------------------------------------------------
 
-    def embed(self, images: Tensor, modality: Modality) -> Embedding:
-        """Features of images; with ``flip_test`` those of the flipped image are added and normalised again."""
-        assert self.net is not None
-        out = self.net.embed(images, modality)
-        if not self.hparams["flip_test"]:
-            return out
-        twin = self.net.embed(images.flip(3), modality)
-        return Embedding(F.normalize(out.pool + twin.pool), F.normalize(out.bn + twin.bn))
-
     def _start(self, part: str) -> None:
         evaluation = self.data.evaluations[part]
         galleries = evaluation.galleries[evaluation.primary]
@@ -174,11 +183,17 @@ class CrossModalReID(Task):
                     meter.update(getattr(out, name), side.ids, side.cams, side.place, is_query=is_query)
 
     def _finish(self, stage: str) -> dict[str, float]:
-        """Log the reported setting under ``stage/``, pool features under ``stage/pool/``."""
+        """Log the reported setting: all figures of bn, the short ones of pool, in tests bn's spread over trials."""
         found: dict[str, float] = {}
         for name, meter in self.meters.items():
-            prefix = "" if name == "bn" else f"{name}/"
-            found |= {f"{stage}/{prefix}{key}": float(value) for key, value in meter.compute().items()}
+            values = {key: float(value) for key, value in meter.compute().items()}
+            means = {k: v for k, v in values.items() if not k.endswith("_std")}
+            if name == "bn":
+                found |= {f"{stage}/{key}": value for key, value in means.items()}
+                if stage == "test" and len(meter.galleries or ()) > 1:
+                    found |= {f"test/std/{key}": values[f"{key}_std"] for key in SHORT}
+            else:
+                found |= {f"{stage}/{name}/{key}": means[key] for key in SHORT}
         self.log_dict(found, sync_dist=False)
         return found
 
@@ -205,26 +220,44 @@ class CrossModalReID(Task):
         self._collect(batch)
 
     def on_test_epoch_end(self) -> None:
-        """Every setting from the same features, re-ranking if asked, pictures."""
+        """Every setting from the same features, re-ranking if asked, pictures and tables."""
         self._finish("test")
         evaluation = self.data.evaluations["test"]
         meter = self.meters["bn"]
+        others = {k: v for k, v in evaluation.galleries.items() if k != evaluation.primary}
         with meter.sync_context():
             query, gallery = meter.sides()
-            others = {k: v for k, v in evaluation.galleries.items() if k != evaluation.primary}
             flat = [trial for trials in others.values() for trial in trials]
             ranked = iter(meter.rankings(flat) if flat else [])
-        for setting, trials in others.items():
-            values = summary([next(ranked) for _ in trials], spread=True)
-            self.log_dict({f"test/{setting}/{key}": float(value) for key, value in values.items()})
+        results = {name: [next(ranked) for _ in trials] for name, trials in others.items()}
         if self.hparams["rerank"] is not None:
-            self._rerank(query, gallery, evaluation)
-        for name, picture in pictures.draw(query, gallery, evaluation, meter.protocol, self.data.root, self.history):
-            self.save_picture(name, picture)
-        self.save_media("ranking.html", pictures.page(query, gallery, evaluation, meter.protocol))
+            results["rerank"] = self._rerank(query, gallery, evaluation)
+        table = {name: summary(trials, spread=True) for name, trials in results.items()}
+        for name, values in table.items():
+            self.log_dict({f"test/{name}/{key}": float(values[key]) for key in SHORT})
+        table = {evaluation.primary: meter.compute()} | table
+        if self.trainer.is_global_zero:
+            self._draw(query, gallery, evaluation, table)
 
-    def _rerank(self, query: Side, gallery: Side, evaluation: Any) -> None:
-        """k-reciprocal re-ranking of the reported setting, always under its own names."""
+    def _draw(self, query: Side, gallery: Side, evaluation: Any, table: dict[str, dict[str, Tensor]]) -> None:
+        """Pictures, tables and the page of the first trial."""
+        first = pictures.first_trial(query, gallery, evaluation, PROTOCOLS[evaluation.protocol])
+        for name, picture in pictures.draw(first, evaluation, self.data.root, self.history):
+            self.save_picture(name, picture)
+        if self.net is not None and len(self.net.mimb):
+            rows = torch.linspace(0, len(evaluation.query) - 1, 3).long().unique().tolist()
+            images = self.data.images([evaluation.query[n] for n in rows])
+            self.save_picture("mimb_attention", mimb_figure(self.net, images.to(self.device), self.data.query_modality))
+        found = tables.settings(table), tables.cameras(first), tables.worst(first, evaluation)
+        self.save_picture("tables", tables.figure(found[:2]))
+        for entry in found:
+            for logger in self.loggers:
+                if hasattr(logger, "log_table"):
+                    logger.log_table(key=f"media/{entry.name}", columns=entry.columns, data=entry.rows)
+        self.save_media("ranking.html", tables.page(found, evaluation.primary))
+
+    def _rerank(self, query: Side, gallery: Side, evaluation: Any) -> list[Ranking]:
+        """k-reciprocal re-ranking of the reported setting, one ranking per trial."""
         results = []
         protocol = PROTOCOLS[evaluation.protocol]
         for trial in evaluation.galleries[evaluation.primary]:
@@ -232,55 +265,14 @@ class CrossModalReID(Task):
             distance = ranking.rerank(query.features.cpu(), gallery.features.cpu()[at], **self.hparams["rerank"])
             sides = query.ids, gallery.ids.cpu()[at], query.cams, gallery.cams.cpu()[at]
             results.append(rank_distances(distance, *sides, protocol=protocol))
-        self.log_dict({f"test/rerank/{k}": float(v) for k, v in summary(results, spread=True).items()})
+        return results
 
-    # -- search -----------------------------------------------------------------------------------------------------
-
-    def on_predict_epoch_start(self) -> None:
-        """Embed the whole gallery once and keep it as an index file."""
-        self._gallery = self._embed_gallery()
-        names = [s.path for s in self.data.evaluations["predict"].pool]
-        path = self.run_dir / "index.npz"
-        if self.trainer.is_global_zero:
-            import numpy as np
-
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(path, features=self._gallery.cpu().numpy(), paths=np.asarray(names))
-
-    @torch.no_grad()
-    def _embed_gallery(self) -> Tensor:
-        data = self.data
-        other: Modality = "visible" if data.query_modality == "infrared" else "infrared"
-        loader: Any = self.trainer.predict_dataloaders
-        found = []
-        for number in range(len(loader.dataset)):
-            images = loader.dataset[number].gallery.images
-            if len(images):
-                found.append(self.embed(images.to(self.device), other).bn)
-        return torch.cat(found)
-
-    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:
-        """The ten nearest gallery images of each query, one row each."""
-        if not len(batch.query.images):
-            return []
-        evaluation = self.data.evaluations["predict"]
-        score = self.embed(batch.query.images, self.data.query_modality).bn @ self._gallery.T
-        best = score.topk(min(SEARCH, score.shape[1]), 1)
-        return [
-            {
-                "query": evaluation.query[int(q)].path,
-                "rank": n + 1,
-                "gallery": evaluation.pool[int(g)].path,
-                "score": float(s),
-            }
-            for q, values, indices in zip(batch.query.place, best.values, best.indices, strict=True)
-            for n, (s, g) in enumerate(zip(values, indices, strict=True))
-        ]
+    # -- record -----------------------------------------------------------------------------------------------------
 
     def record_fields(self) -> dict[str, Any]:
         """Model, protocol and how the numbers were come by."""
         data, hparams = self.data, self.hparams
-        keys = ("trunk", "residual", "mimb", "triplet", "alpha", "margin")
+        keys = ("trunk", "residual", "mimb", "triplet", "alpha", "margin", "channels_last", "compile", "tf32")
         model = {"name": self.name} | {k: hparams[k] for k in keys if k in hparams}
         if self.net is not None:
             model["params"] = parameter_count(self.net)
@@ -293,6 +285,8 @@ class CrossModalReID(Task):
             protocol |= {"mode": data.mode, "shots": data.shots, "gallery_family": data.family, "trials": 10}
         else:
             protocol |= {"direction": data.direction} | ({"trial": data.trial} if data.dataset == "regdb" else {})
+        if data.balance_cameras:
+            protocol["sampler"] = "camera-balanced"
         if data.shuffle_infrared:
             protocol["control"] = "infrared identities permuted"
         return {"model": model, "protocol": protocol}

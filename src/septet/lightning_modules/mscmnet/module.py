@@ -32,6 +32,10 @@ class MSCMNet(CrossModalReID):
         weight_decay: on all parameters, as released.
         schedule: arguments of :func:`warmup_multistep`.
         interval: unit of the schedule, ``epoch`` or ``step``.
+        channels_last: memory format of the network; faster on GPUs.
+        compile: ``torch.compile`` the training step's network.
+        tf32: let float32 products in training round their factors to TF32; bf16 values, such as those of the non-local
+            blocks under autocast, are not rounded by it. Switches the whole process during the fit.
         flip_test: add the flipped image's features, normalised again.
         rerank: arguments of re-ranking, such as ``{k1: 20, k2: 6, weight: 0.3}``; None = off.
 
@@ -62,6 +66,9 @@ class MSCMNet(CrossModalReID):
         weight_decay: float = 5e-4,
         schedule: dict[str, Any] | None = None,
         interval: Literal["epoch", "step"] = "epoch",
+        channels_last: bool = False,
+        compile: bool = False,
+        tf32: bool = False,
         flip_test: bool = False,
         rerank: dict[str, Any] | None = None,
     ) -> None:
@@ -74,7 +81,7 @@ class MSCMNet(CrossModalReID):
         if self.net is None:
             keys = ("trunk", "residual", "head_dim", "gamma", "weights", "mimb")
             size = (self.hparams["image_size"][0], self.hparams["image_size"][1])
-            self.net = QuadStreamNet(self.hparams["num_classes"], size, **{k: self.hparams[k] for k in keys})
+            self.finish_model(QuadStreamNet(self.hparams["num_classes"], size, **{k: self.hparams[k] for k in keys}))
 
     def forward_batch(self, batch: Any) -> tuple[Tensor, Tensor, int]:
         """Four streams."""
@@ -101,6 +108,9 @@ class AGW(CrossModalReID):
         weight_decay: on all parameters.
         schedule: arguments of :func:`warmup_multistep`.
         interval: unit of the schedule.
+        channels_last: as :class:`MSCMNet`.
+        compile: as :class:`MSCMNet`.
+        tf32: as :class:`MSCMNet`.
         flip_test: add the flipped image's features.
         rerank: arguments of re-ranking; None = off.
 
@@ -127,6 +137,9 @@ class AGW(CrossModalReID):
         weight_decay: float = 5e-4,
         schedule: dict[str, Any] | None = None,
         interval: Literal["epoch", "step"] = "epoch",
+        channels_last: bool = False,
+        compile: bool = False,
+        tf32: bool = False,
         flip_test: bool = False,
         rerank: dict[str, Any] | None = None,
     ) -> None:
@@ -141,7 +154,7 @@ class AGW(CrossModalReID):
         if self.net is None:
             size = (self.hparams["image_size"][0], self.hparams["image_size"][1])
             keys = ("inner", "trunk", "weights")
-            self.net = AGWNet(self.hparams["num_classes"], size, **{k: self.hparams[k] for k in keys})
+            self.finish_model(AGWNet(self.hparams["num_classes"], size, **{k: self.hparams[k] for k in keys}))
 
     def forward_batch(self, batch: Any) -> tuple[Tensor, Tensor, int]:
         """Two streams: the first of each modality."""

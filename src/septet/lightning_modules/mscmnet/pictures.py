@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,24 +18,37 @@ BLUE, ORANGE, GREY = "#1b6ca8", "#e07a1f", "#8a8f98"
 SHEETS = 4
 
 
-def first_trial(query: Side, gallery: Side, evaluation: Any, protocol: Protocol) -> tuple[Ranking, Side, list[Any]]:
-    """Ranking of the reported setting's first trial, its gallery and samples."""
+class FirstTrial(NamedTuple):
+    """The reported setting's first trial: ranking, queries, its gallery and the gallery's samples."""
+
+    result: Ranking
+    query: Side
+    part: Side
+    samples: list[Any]
+    protocol: Protocol
+
+    @property
+    def worst_first(self) -> list[int]:
+        """Valid queries by ascending AP."""
+        order = torch.sort(self.result.ap.nan_to_num(nan=2.0), stable=True).indices
+        return [int(i) for i in order[: int((self.result.rank >= 0).sum())]]
+
+
+def first_trial(query: Side, gallery: Side, evaluation: Any, protocol: Protocol) -> FirstTrial:
+    """Rank the reported setting's first trial."""
     at = torch.as_tensor(evaluation.galleries[evaluation.primary][0])
-    part = Side(*(column.cpu()[at] for column in gallery))
-    sides = query.features.cpu(), part.features, query.ids, part.ids, query.cams, part.cams
-    return rank_features(*sides, protocol=protocol), part, [evaluation.pool[int(i)] for i in at]
+    query, part = Side(*(column.cpu() for column in query)), Side(*(column.cpu()[at] for column in gallery))
+    sides = query.features, part.features, query.ids, part.ids, query.cams, part.cams
+    samples = [evaluation.pool[int(i)] for i in at]
+    return FirstTrial(rank_features(*sides, protocol=protocol), query, part, samples, protocol)
 
 
-def draw(
-    query: Side, gallery: Side, evaluation: Any, protocol: Protocol, root: Path, history: list[dict[str, float]]
-) -> Iterator[tuple[str, Any]]:
+def draw(first: FirstTrial, evaluation: Any, root: Path, history: list[dict[str, float]]) -> Iterator[tuple[str, Any]]:
     """Names and pictures (figures or arrays) of the reported setting's first trial."""
-    query = Side(*(column.cpu() for column in query))
-    result, part, samples = first_trial(query, gallery, evaluation, protocol)
-    order = torch.sort(result.ap.nan_to_num(nan=2.0)).indices
-    valid = int((result.rank >= 0).sum())
-    spread = order[torch.linspace(0, valid - 1, min(SHEETS, valid)).long()]
-    for name, rows in (("ranked_sheet", spread), ("worst_queries", order[: min(SHEETS, valid)])):
+    result, query, part, samples, protocol = first
+    order = torch.tensor(first.worst_first)
+    spread = order[torch.linspace(0, len(order) - 1, min(SHEETS, len(order))).long()]
+    for name, rows in (("ranked_sheet", spread), ("worst_queries", order[:SHEETS])):
         sheets = [sheet(int(i), query, part, samples, evaluation, protocol, root) for i in rows]
         yield name, np.concatenate([np.asarray(s) for s in sheets])
     yield "per_camera", per_camera(result, query)
@@ -138,24 +150,3 @@ def curve(history: list[dict[str, float]]) -> Any:
         axis.plot(epochs, [100 * row[key] for row in history], "o-", color=colour, label=key)
     axis.legend()
     return figure
-
-
-def page(query: Side, gallery: Side, evaluation: Any, protocol: Protocol) -> str:
-    """A local HTML page: per-camera table and the worst queries with their files."""
-    query = Side(*(column.cpu() for column in query))
-    result, _, _ = first_trial(query, gallery, evaluation, protocol)
-    cells = [
-        f"<tr><td>{c}</td><td>{n}</td><td>{100 * r:.1f}</td><td>{100 * m:.1f}</td></tr>"
-        for c, n, r, m in camera_rows(result, query)
-    ]
-    order = torch.sort(result.ap.nan_to_num(nan=2.0)).indices[:50]
-    worst = [
-        f"<tr><td>{html.escape(evaluation.query[int(query.place[i])].path)}</td><td>{int(result.rank[i]) + 1}</td>"
-        f"<td>{100 * float(result.ap[i]):.1f}</td></tr>"
-        for i in order.tolist()
-        if int(result.rank[i]) >= 0
-    ]
-    head = "<!doctype html><meta charset='utf-8'><title>ranking</title><style>td,th{padding:2px 8px}</style>"
-    cameras = f"<h2>By query camera</h2><table><tr><th>camera<th>queries<th>rank-1<th>mAP</tr>{''.join(cells)}</table>"
-    table = f"<h2>Worst queries</h2><table><tr><th>query<th>first match at<th>AP</tr>{''.join(worst)}</table>"
-    return f"{head}<h1>{html.escape(evaluation.primary)}, first trial</h1>{cameras}{table}"
