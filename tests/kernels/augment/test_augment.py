@@ -69,7 +69,7 @@ def test_bad_input(monkeypatch):
     native._loop.cache_clear()
     try:
         assert not native_available()
-        with pytest.raises(ImportError, match=r"septet\[graph\]"):
+        with pytest.raises(ImportError, match=r"septet\[reid\]"):
             written(Plan(TABLES, FILL), "native")
         assert np.isfinite(written(Plan(TABLES, FILL), "auto")).all()
     finally:
