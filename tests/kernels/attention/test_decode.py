@@ -117,3 +117,46 @@ def test_the_flash_package_is_optional():
         pytest.skip("flash-attn is installed here")
     with pytest.raises(ValueError, match="needs the package flash-attn"):
         decode_attention(torch.randn(1, 4, 1, 16), layer_of([[4, 6]]), backend="flash_attn")
+
+
+def test_the_flash_package_needs_a_gpu(monkeypatch):
+    import sys
+    from types import SimpleNamespace
+
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace())
+    with pytest.raises(ValueError, match=r"'flash_attn' needs CUDA and half precision, not torch.float32 on cpu"):
+        decode_attention(torch.randn(1, 4, 1, 16), layer_of([[4, 6]]), backend="flash_attn")
+
+
+def test_triton_takes_up_to_64_query_heads(monkeypatch):
+    pytest.importorskip("triton")
+    from septet.kernels.attention import triton as kernels
+
+    monkeypatch.setattr(kernels, "_interpreted", lambda: True)
+    with pytest.raises(ValueError, match="up to 64 query heads per KV head, not 65"):
+        kernels.attend_triton(torch.randn(1, 130, 1, 16), layer_of([[4, 6]]))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "dtype", "cuda", "triton", "chosen"),
+    [
+        ([[4, 4], [4, 4]], torch.float32, False, True, "sdpa"),
+        ([[4, 6]], torch.float32, False, True, "loop"),
+        ([[4, 4], [4, 4]], torch.bfloat16, True, True, "triton"),
+        ([[4, 4], [4, 4]], torch.float32, True, True, "sdpa"),
+        ([[4, 4]], torch.bfloat16, True, True, "sdpa"),
+        ([[4, 6]], torch.bfloat16, True, True, "triton"),
+        ([[4, 6]], torch.float32, True, True, "triton"),
+        ([[4, 6]], torch.bfloat16, True, False, "sdpa"),
+    ],
+)
+def test_the_backend_follows_device_lengths_and_type(lengths, dtype, cuda, triton, chosen, monkeypatch):
+    from types import SimpleNamespace
+
+    from septet.kernels import attention
+
+    monkeypatch.setattr(attention, "_has_triton", lambda: triton)
+    layer = layer_of(lengths, dtype=dtype)
+    assert (
+        attention._choose(SimpleNamespace(is_cuda=cuda, dtype=dtype, shape=(len(lengths), 4, 1, 16)), layer) == chosen
+    )

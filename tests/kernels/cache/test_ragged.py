@@ -84,6 +84,34 @@ def test_append_to_some_segments():
     assert layer.lengths_tensor.tolist() == [[3, 2]]
 
 
+def test_masked_appends_follow_the_mask_and_end_the_dense_view():
+    keys = parts([[2, 2], [2, 2]])
+    layer, mask = RaggedLayer(keys, keys), torch.tensor([[True, True], [True, False]])
+    for count in (1, 3):
+        new = torch.randn(2, 2, count, 4)
+        layer.append(new, new, mask=mask)
+        assert torch.equal(layer.keys(1, 0)[-count:], new[1, 0])
+    assert layer.lengths.tolist() == layer.lengths_tensor.tolist() == [[6, 6], [6, 2]]
+    assert (layer.max_length(), layer.min_length(), layer.live_tokens()) == (6, 2, 20)
+    assert layer.positions(0, 1).tolist() == list(range(6))
+    assert layer.dense() is None
+    mask.fill_(False)
+    mask[1, 1] = True
+    layer.append(torch.zeros(2, 2, 4, 4), torch.zeros(2, 2, 4, 4), mask=mask)
+    assert layer.lengths.tolist() == [[6, 6], [6, 6]]
+    assert layer.dense() is not None
+    assert torch.equal(layer.keys(0, 0)[:2], keys[0][0])
+
+
+def test_padded_slots_of_some_sequences():
+    keys = parts([[3, 1], [5, 2], [4, 4]])
+    layer = RaggedLayer(keys, keys)
+    slots, live = layer.padded_slots([0, 2])
+    assert slots.shape == (2, 2, 4)
+    assert live.sum(-1).tolist() == [[3, 1], [4, 4]]
+    assert torch.equal(layer.flat[0][slots[1, 1]], keys[2][1])
+
+
 def test_dense_and_padded_views():
     keys = parts([[6, 6], [6, 6]])
     layer = RaggedLayer(keys, keys)

@@ -6,7 +6,9 @@ from septet.launch.bench.cake import ragged, roofline, run
 @pytest.mark.slow
 def test_quick_benchmark_has_peers_and_limits():
     rows = {row["name"]: row for row in run("cpu", quick=True)}
-    assert rows["cpu/uniform"]["peer_value"] > 0
+    assert rows["stream read"]["value"] > 0
+    assert rows["uniform 1024 x 8 heads"]["peer"] == "repeat_kv"
+    assert rows["ragged 8192 tokens, skew 3.1"]["limit"] == rows["ragged 8192 tokens, skew 3.1"]["peer_value"] / 2
     assert rows["decode/4096/cake-256"]["peer"] == "full"
     assert "byte ratio 0.0625" in rows["decode/4096/cake-256"]["note"]
     assert all(

@@ -169,15 +169,44 @@ def test_files_run_through_a_random_model(tmp_path, task, root):
 
 
 def test_pictures_of_a_prompt(tmp_path):
-    from septet.lightning_modules.cake.pictures import kept_raster, stage_budgets
+    """The rasters show what the caches hold, and a test run draws them from its first prompt."""
+    from septet.lightning_modules.cake.evaluation import compressed, smallest
+    from septet.lightning_modules.cake.pictures import prompt_pictures
 
     module = module_of(BYTES)
-    cache = module.net.new_cache(CAKE(40, window=8))
-    with torch.no_grad():
-        module.net(torch.randint(256, (1, 200)), cache=cache)
-    for name, figure in (("a", stage_budgets(cache, "stages")), ("b", kept_raster(cache, "kept"))):
-        figure.savefig(tmp_path / f"{name}.png")
-        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    module.configure_model()
+    chosen = smallest(module.policies)
+    assert list(chosen) == ["cake-16", "snapkv-16", "streamingllm-16"]
+    caches = compressed(module.net, torch.randint(256, (200,)), chosen)
+    figures = dict(prompt_pictures(caches))
+    assert list(figures) == ["kept_tokens", "budget_by_layer", "stages_cake-16"]
+    panels = [axes for axes in figures["kept_tokens"].axes if axes.images]
+    for panel, cache in zip(panels, caches.values(), strict=False):
+        shares = panel.images[0].get_array()
+        assert shares.shape == (2, 200)
+        for layer in range(2):
+            assert shares[layer].sum() * 2 == pytest.approx(float(cache.lengths(layer).sum()))
+            assert (shares[layer, cache.positions(layer, 0, 0).numpy()] > 0).all()
+    lines = figures["budget_by_layer"].axes[0].lines
+    assert [line.get_ydata().sum() for line in lines] == [16 * 2] * 3
+    trainer(tmp_path).test(module, datamodule=needle(), verbose=False)
+    drawn = {path.stem for path in (tmp_path / "media").glob("*.png")}
+    assert {"kept_tokens", "budget_by_layer", "stages_cake-16", "needle_cake-16"} <= drawn
+
+
+def test_rotary_frequencies_stay_fp32_in_bf16(tmp_path):
+    from septet.lightning_modules.cake.model import rope_frequencies
+
+    module = module_of(BYTES)
+    results = trainer(tmp_path, precision="bf16-true").test(module, datamodule=needle(), verbose=False)[0]
+    assert math.isfinite(results["test/cake-16/kl"])
+    model = module.net
+    assert model.embed_tokens.weight.dtype == torch.bfloat16
+    assert model.inverse_frequency.dtype == torch.float32
+    assert torch.equal(model.inverse_frequency, rope_frequencies(BYTES))
+    cos, _ = model.rope(torch.tensor([[100_000]]), torch.float32)
+    angle = 100_000 * rope_frequencies(BYTES).double()
+    torch.testing.assert_close(cos[0, 0, 0, :4].double(), angle.cos(), rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,11 @@ def _split_kernel(  # noqa: ANN202
     maxima,  # noqa: ANN001
     sums,  # noqa: ANN001
     scale,  # noqa: ANN001
+    chunk,  # noqa: ANN001
     GROUP: tl.constexpr,
     DIM: tl.constexpr,
     DIM_PAD: tl.constexpr,
     M: tl.constexpr,
-    CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
@@ -97,7 +97,7 @@ def _split_kernel(  # noqa: ANN202
     top = tl.full((M,), -float("inf"), tl.float32)
     total = tl.zeros((M,), tl.float32)
     acc = tl.zeros((M, DIM_PAD), tl.float32)
-    stop = tl.minimum(start + CHUNK, length)
+    stop = tl.minimum(start + chunk, length)
     slot = tl.arange(0, BLOCK)
     if DIM == DIM_PAD:  # noqa: SIM108
         full = start + tl.maximum(stop - start, 0) // BLOCK * BLOCK
@@ -247,8 +247,8 @@ def attend_triton(query: Tensor, layer: "RaggedLayer", scale: float | None = Non
         *where,
         *(partial, maxima, sums),
         factor,
+        plan.chunk,  # an argument, not a constant: a cache moves to new layouts, which must not compile again
         **shape,
-        CHUNK=plan.chunk,
         BLOCK=launch.block,
         WIDE=wide,
         num_warps=launch.warps,

@@ -51,6 +51,7 @@ class CompressedCache:
         self.policies = policies
         self.n_layers, self.n_kv_heads, self.batch_size = n_layers, n_kv_heads, batch_size
         self.shard = shard or Shard.whole(n_layers, n_kv_heads)
+        self._whole = self.shard.is_whole()
         self.layers: list[RaggedLayer | None] = [None] * n_layers
         self.peak_bytes = 0
         self.stages: list[list[Stage]] = [[] for _ in policies]
@@ -62,6 +63,9 @@ class CompressedCache:
         self.memo: dict[tuple[object, ...], LayerScore] | None = None
         """Scores by (layer, sequence, score key), shared by caches of the same prompt (see ``RecordedPrompt``)."""
         self._appended = [0] * n_layers
+        self._starts: tuple[object, Tensor] | None = None
+        self._next: tuple[object, Tensor] | None = None
+        self._masks: dict[int, Tensor] = {}
         self._live: int | None = None
         self._decode = DecodeEviction(policies, n_layers)
 
@@ -70,9 +74,19 @@ class CompressedCache:
         """Logical length of each sequence without padding, ``(B,)`` int64."""
         return torch.tensor(self.prompt_lengths) + self._appended[0]
 
-    def next_positions(self, count: int) -> Tensor:
-        """Positions ``(B, count)`` of the tokens that come next."""
-        return self.seen_tokens[:, None] + torch.arange(count)
+    def next_positions(self, count: int, device: torch.device | str = "cpu") -> Tensor:
+        """Positions ``(B, count)`` of the tokens that come next, int64."""
+        return self._positions_behind(self._appended[0], count, torch.device(device))
+
+    def _positions_behind(self, appended: int, count: int, device: torch.device) -> Tensor:
+        """Positions of ``count`` tokens behind ``appended`` ones; all layers of a step share one tensor."""
+        name = (tuple(self.prompt_lengths), device)
+        if self._starts is None or self._starts[0] != name:
+            self._starts = name, torch.tensor(self.prompt_lengths, device=device)[:, None]
+        if self._next is None or self._next[0] != (name, appended, count):
+            step = torch.arange(appended, appended + count, device=device)
+            self._next = (name, appended, count), self._starts[1] + step
+        return self._next[1]
 
     def layer(self, layer: int) -> RaggedLayer:
         """Storage of a layer after its prefill."""
@@ -135,7 +149,7 @@ class CompressedCache:
         if not query.shape[1]:
             return query
         stored = self.layer(layer)
-        empty = not self.shard.is_whole()
+        empty = not self._whole
         if query.shape[2] == 1:
             out = decode_attention(query, stored, scale=scale, allow_empty=empty)
         else:
@@ -156,8 +170,7 @@ class CompressedCache:
     def append(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Store tokens behind the prompt, at the positions that follow."""
         stored = self.layer(layer)
-        start = torch.tensor(self.prompt_lengths) + self._appended[layer]
-        positions = start[:, None] + torch.arange(key.shape[2])
+        positions = self._positions_behind(self._appended[layer], key.shape[2], key.device)
         before = stored.memory_bytes()
         stored.append(key, value, positions, self._mask(layer))
         self._appended[layer] += key.shape[2]
@@ -169,12 +182,15 @@ class CompressedCache:
         return self._live
 
     def _mask(self, layer: int) -> Tensor | None:
+        """The (row, local head) pairs that live here, ``(B, h)`` bool, made once; None for all."""
         if self.shard.rows is None:
             return None
-        mask = torch.zeros(self.batch_size, len(self.shard.heads[layer]), dtype=torch.bool)
-        for row in range(self.batch_size):
-            mask[row, self.shard.local(layer, row)] = True
-        return mask
+        if layer not in self._masks:
+            mask = torch.zeros(self.batch_size, len(self.shard.heads[layer]), dtype=torch.bool)
+            for row in range(self.batch_size):
+                mask[row, self.shard.local(layer, row)] = True
+            self._masks[layer] = mask
+        return self._masks[layer]
 
     def prefill(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, pads: Sequence[int] | None = None

@@ -23,6 +23,8 @@ class DecodeEviction:
         """Nothing is evicted before ``start``."""
         self.policies = policies
         self._budgets: list[list[int] | None] = [None] * len(policies)
+        self._idle = [0] * n_layers
+        """Per layer the tokens that may still be stored before a rule has anything to do."""
         self._rings: list[list[deque[Tensor]]] = [
             [deque(maxlen=getattr(policy, "window", 1)) for _ in range(n_layers)] for policy in policies
         ]
@@ -34,6 +36,7 @@ class DecodeEviction:
         """
         policy = self.policies[row]
         planned, stored = stage
+        self._idle = [0] * len(self._idle)
         if policy.decode_rule == "official":
             self._budgets[row] = list(planned)
         elif policy.decode_rule == "window":
@@ -42,43 +45,66 @@ class DecodeEviction:
 
     def step(self, layer: int, query: Tensor, stored: RaggedLayer, shard: Shard, scale: float | None) -> None:
         """Apply the rules after the attention of new rows, query ``(B, H_q, T, D)``."""
-        if all(budget is None for budget in self._budgets) or not shard.heads[layer]:
+        self._idle[layer] -= query.shape[2]
+        if self._idle[layer] >= 0 or all(budget is None for budget in self._budgets) or not shard.heads[layer]:
             return
-        keep: list[list[Tensor | None]] = [[None] * stored.n_kv_heads for _ in self.policies]
-        for row, policy in enumerate(self.policies):
-            heads = shard.local(layer, row)
-            if self._budgets[row] is None or not heads:
-                continue
-            if policy.decode_rule == "official":
-                slots = self._official(row, layer, query, stored, heads, scale)
-            else:
-                slots = self._window(row, layer, query, stored, heads, scale)
-            for h, chosen in zip(heads, slots or [], strict=bool(slots)):
-                keep[row][h] = chosen
-        stored.compact(keep)
+        awake = {
+            row: heads
+            for row in range(len(self.policies))
+            if self._budgets[row] is not None
+            and (heads := shard.local(layer, row))
+            and stored.length(row, heads[0]) > self._quiet(row, layer)
+        }
+        if awake:
+            prob = row_probabilities(query, stored, list(awake), scale)
+            self._apply(layer, awake, prob, stored)
+        self._idle[layer] = self._headroom(layer, stored, shard)
 
-    def _official(
-        self, row: int, layer: int, query: Tensor, stored: RaggedLayer, heads: list[int], scale: float | None
-    ) -> list[Tensor] | None:
-        policy, budget, length = self.policies[row], self._budgets[row][layer], stored.length(row, heads[0])  # type: ignore[index]
+    def _apply(self, layer: int, awake: dict[int, list[int]], prob: Tensor, stored: RaggedLayer) -> None:
+        """Trim the sequences whose rule asks for it; prob ``(awake rows, h, g, T, n)``."""
+        keep: list[list[Tensor | None]] = [[None] * stored.n_kv_heads for _ in self.policies]
+        trims = False
+        for (row, heads), of_row in zip(awake.items(), prob, strict=True):
+            rule = self._official if self.policies[row].decode_rule == "official" else self._window
+            length = stored.length(row, heads[0])
+            local = of_row if len(heads) == len(of_row) else of_row[heads]
+            slots = rule(row, layer, local[..., :length])
+            for h, chosen in zip(heads, slots or [], strict=bool(slots)):
+                keep[row][h], trims = chosen, True
+        if trims:
+            stored.compact(keep)
+
+    def _headroom(self, layer: int, stored: RaggedLayer, shard: Shard) -> int:
+        """Tokens that every sequence may store before its rule scores or trims."""
+        rooms = [
+            self._quiet(row, layer) - stored.length(row, heads[0])
+            for row in range(len(self.policies))
+            if self._budgets[row] is not None and (heads := shard.local(layer, row))
+        ]
+        return max(0, min(rooms, default=0))
+
+    def _quiet(self, row: int, layer: int) -> int:
+        """Greatest length of a layer at which the rule of a sequence does nothing."""
+        policy, budget = self.policies[row], self._budgets[row][layer]  # type: ignore[index]
+        if policy.decode_rule == "official":
+            return int(budget + policy.window)  # type: ignore[attr-defined]
+        return int(budget + policy.decode_slack)  # type: ignore[attr-defined]
+
+    def _official(self, row: int, layer: int, prob: Tensor) -> list[Tensor]:
+        """Slots to keep by the newest row alone, prob ``(h, g, T, n)``."""
+        policy, budget, length = self.policies[row], self._budgets[row][layer], prob.shape[-1]  # type: ignore[index]
         window: int = policy.window  # type: ignore[attr-defined]
-        if length <= budget + window:
-            return None
-        prob = row_probabilities(query[row, :, -1:], stored, row, heads, scale)[..., 0, : length - window]
+        prob = prob[..., -1, : length - window]
         score = pool(prob, policy.kernel_size).mean(1)  # type: ignore[attr-defined]
         tail = torch.arange(length - window, length, device=score.device)
         return [torch.cat([ranked(head, budget), tail]) for head in score]
 
-    def _window(
-        self, row: int, layer: int, query: Tensor, stored: RaggedLayer, heads: list[int], scale: float | None
-    ) -> list[Tensor] | None:
-        policy, budget, length = self.policies[row], self._budgets[row][layer], stored.length(row, heads[0])  # type: ignore[index]
+    def _window(self, row: int, layer: int, prob: Tensor) -> list[Tensor] | None:
+        """Remember the new rows; slots to keep once ``decode_slack`` tokens too many are stored."""
+        policy, budget, length = self.policies[row], self._budgets[row][layer], prob.shape[-1]  # type: ignore[index]
         window: int = policy.window  # type: ignore[attr-defined]
         ring, limit = self._rings[row][layer], budget + window + policy.decode_slack  # type: ignore[attr-defined]
-        if length + window <= limit:
-            return None
-        for prob in row_probabilities(query[row], stored, row, heads, scale).unbind(2):
-            ring.append(prob)
+        ring.extend(prob.unbind(2))
         if length <= limit or len(ring) < 2:
             return None
         rows = torch.stack([torch.nn.functional.pad(prob, (0, length - prob.shape[-1])) for prob in ring])
@@ -95,26 +121,31 @@ class DecodeEviction:
         return slots
 
 
-def row_probabilities(query: Tensor, stored: RaggedLayer, row: int, heads: list[int], scale: float | None) -> Tensor:
-    """Softmax of the newest rows of one sequence over its slots.
+def row_probabilities(query: Tensor, stored: RaggedLayer, rows: list[int], scale: float | None) -> Tensor:
+    """Softmax of the newest rows over the slots of their sequences, all heads in one product.
 
     Args:
-        query: ``(H_q, T, D)``, the last ``T`` stored tokens; ``H_q`` counts the query heads of all local KV heads.
+        query: ``(B, H_q, T, D)``, the last ``T`` stored tokens; ``H_q`` counts the query heads of all local KV heads.
         stored: the layer.
-        row: sequence.
-        heads: local KV heads that hold it; all equally long.
+        rows: sequences, ascending.
         scale: of the logits.
 
     Returns:
-        ``(h, g, T, n)`` fp32.
+        ``(rows, H_kv, g, T, n)`` fp32, ``n`` the longest segment; zero behind the end of a shorter one.
     """
-    keys = torch.stack([stored.keys(row, h) for h in heads]).float()
-    count, dim = query.shape[1], query.shape[2]
-    grouped = query.float().view(stored.n_kv_heads, -1, count, dim)[heads]
-    logits = torch.einsum("hgtd,hnd->hgtn", grouped, keys) * (dim**-0.5 if scale is None else scale)
-    length = keys.shape[1]
+    everything = len(rows) == stored.batch_size
+    slots, live = stored.padded_slots(None if everything else rows)
+    keys = stored.flat[0][slots].float()
+    count, dim = query.shape[2], query.shape[3]
+    chosen = query if everything else query[rows]
+    grouped = chosen.float().reshape(len(keys), stored.n_kv_heads, -1, dim)
+    logits = (grouped @ keys.transpose(2, 3)) * (dim**-0.5 if scale is None else scale)
+    logits = logits.unflatten(2, (-1, count))
     if count > 1:
-        slot = torch.arange(length, device=keys.device)
-        limit = torch.arange(length - count, length, device=keys.device)
-        logits = logits.masked_fill(slot > limit[:, None], float("-inf"))
+        lengths = live.sum(-1)[..., None, None]
+        steps = torch.arange(count, device=keys.device)[:, None]
+        allowed = torch.arange(keys.shape[2], device=keys.device) < lengths - (count - 1 - steps)
+        logits = logits.masked_fill(~allowed[:, :, None], float("-inf"))
+    else:
+        logits = logits.masked_fill(~live[:, :, None, None], float("-inf"))
     return torch.softmax(logits, -1)

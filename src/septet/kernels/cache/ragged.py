@@ -1,25 +1,35 @@
 """Key/value storage with a length of its own for every (sequence, KV head)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 Nested = Sequence[Sequence[Tensor]]
 Keep = Sequence[Sequence[Tensor | None]]
+Counts = npt.NDArray[np.int64]
 MIN_SLACK = 32
 
 
-def _slack(length: int, reserve: int) -> int:
-    """Free slots behind a segment: at least an eighth of it, so that appending costs O(1) on average."""
-    return max(reserve, MIN_SLACK, length // 8)
+class _Chosen(NamedTuple):
+    """A mask of segments as ``append`` needs it, kept while the caller passes the same unchanged tensor."""
+
+    mask: Tensor
+    version: int
+    host: npt.NDArray[np.bool_]
+    segments: Tensor
+    ones: Tensor
 
 
 class RaggedLayer:
     """Keys and values of one layer in one flat buffer, one segment with slack per (sequence, KV head).
 
     Where all segments are equally long the buffer is also a dense ``(B, H_kv, n, D)`` block (``dense``). Segments may
-    be empty, which a shard uses for (sequence, head) pairs that live elsewhere.
+    be empty, which a shard uses for (sequence, head) pairs that live elsewhere. Lengths are kept twice, on the device
+    for kernels and as an array here, so that neither ``append`` nor ``dense`` waits for the device or walks segments.
 
     Args:
         keys: nested list ``[b][h]`` of ``(n, D)``.
@@ -72,43 +82,60 @@ class RaggedLayer:
             layer._positions[span] = torch.arange(count, device=layer.device) if chosen is None else chosen.int()
         return layer
 
-    def _lay_out(self, lengths: list[list[int]], reserve: int) -> None:
-        """Allocate fresh buffers for segments of these lengths."""
+    def _lay_out(self, lengths: Sequence[Sequence[int]], reserve: int) -> None:
+        """Allocate fresh buffers; an eighth of a segment stays free, so that appending costs O(1) on average."""
         self._reserve = reserve
-        self._counts = [list(row) for row in lengths]
-        self._capacities = [[n + _slack(n, reserve) for n in row] for row in lengths]
-        offset = 0
-        self._offsets: list[list[int]] = []
-        for row in self._capacities:
-            self._offsets.append([])
-            for capacity in row:
-                self._offsets[-1].append(offset)
-                offset += capacity
-        self._keys = torch.zeros(offset, self.head_dim, dtype=self.dtype, device=self.device)
+        self._counts: Counts = np.array(lengths, dtype=np.int64).reshape(self.batch_size, self.n_kv_heads)
+        self._capacities: Counts = self._counts + np.maximum(self._counts // 8, max(reserve, MIN_SLACK))
+        ends = self._capacities.reshape(-1).cumsum()
+        slots = int(ends[-1]) if ends.size else 0
+        self._offsets: Counts = ends.reshape(self._counts.shape) - self._capacities
+        self._keys = torch.zeros(slots, self.head_dim, dtype=self.dtype, device=self.device)
         self._values = torch.zeros_like(self._keys)
-        self._positions = torch.zeros(offset, dtype=torch.int32, device=self.device)
-        self.offsets_tensor = torch.tensor(self._offsets, dtype=torch.int64, device=self.device)
-        self.lengths_tensor = torch.tensor(self._counts, dtype=torch.int32, device=self.device)
+        self._positions = torch.zeros(slots, dtype=torch.int32, device=self.device)
+        self.offsets_tensor = torch.from_numpy(self._offsets).to(self.device)
+        self.lengths_tensor = torch.from_numpy(self._counts.astype(np.int32)).to(self.device)
+        self._step = torch.arange(1, device=self.device)
+        self._chosen: _Chosen | None = None
+        self._summarise()
         self.version = getattr(self, "version", -1) + 1
         """Changes with every new layout; kernels cache their work lists by it."""
 
+    def _summarise(self) -> None:
+        """Numbers over all segments, kept so that a decode step reads them without a loop."""
+        counts, some = self._counts, self._counts.size > 0
+        self._live = int(counts.sum())
+        self._longest, self._shortest = (int(counts.max()), int(counts.min())) if some else (0, 0)
+        self._room = int((self._capacities - counts).min()) if some else 0
+        self._even = some and self._longest == self._shortest and bool(np.ptp(self._capacities) == 0)
+
     def _spans(self) -> list[tuple[int, int, slice]]:
         """All live segments as slices of the flat buffer."""
+        offsets, counts = self._offsets.tolist(), self._counts.tolist()
         return [
-            (b, h, slice(self._offsets[b][h], self._offsets[b][h] + n))
-            for b, row in enumerate(self._counts)
-            for h, n in enumerate(row)
+            (b, h, slice(offsets[b][h], offsets[b][h] + n)) for b, row in enumerate(counts) for h, n in enumerate(row)
         ]
+
+    def _live_slots(self) -> Tensor:
+        """Flat indices of all live slots, segment after segment."""
+        return self._flat_slots(self.offsets_tensor, self.lengths_tensor, self._live)
+
+    def _flat_slots(self, offsets: Tensor, lengths: Tensor, total: int) -> Tensor:
+        """``offset + 0..length-1`` of every segment in one row, without waiting for the device."""
+        counts = lengths.reshape(-1).long()
+        shift = offsets.reshape(-1) - (counts.cumsum(0) - counts)
+        return torch.repeat_interleave(shift, counts, output_size=total) + torch.arange(total, device=self.device)
 
     @property
     def lengths(self) -> Tensor:
         """Live tokens, ``(B, H_kv)`` int32 on the CPU."""
-        return torch.tensor(self._counts, dtype=torch.int32)
+        return torch.from_numpy(self._counts.astype(np.int32))
 
     @property
     def capacities(self) -> list[list[int]]:
         """Slots of each segment, free ones included."""
-        return self._capacities
+        capacities: list[list[int]] = self._capacities.tolist()
+        return capacities
 
     @property
     def flat(self) -> tuple[Tensor, Tensor]:
@@ -117,18 +144,19 @@ class RaggedLayer:
 
     def length(self, b: int, h: int) -> int:
         """Live tokens of one segment."""
-        return self._counts[b][h]
+        return int(self._counts[b, h])
 
     def max_length(self) -> int:
         """Longest segment."""
-        return max((n for row in self._counts for n in row), default=0)
+        return self._longest
 
     def min_length(self) -> int:
         """Shortest segment."""
-        return min((n for row in self._counts for n in row), default=0)
+        return self._shortest
 
     def _span(self, b: int, h: int) -> slice:
-        return slice(self._offsets[b][h], self._offsets[b][h] + self._counts[b][h])
+        start = int(self._offsets[b, h])
+        return slice(start, start + int(self._counts[b, h]))
 
     def keys(self, b: int, h: int) -> Tensor:
         """Keys of one segment, a view ``(n, D)``."""
@@ -142,24 +170,31 @@ class RaggedLayer:
         """Token positions of one segment in slot order, ``(n,)`` int64."""
         return self._positions[self._span(b, h)].long()
 
+    @property
+    def is_even(self) -> bool:
+        """Whether all segments are equally long, so that ``dense`` gives views."""
+        return self._even
+
     def dense(self) -> tuple[Tensor, Tensor] | None:
         """Keys and values as views ``(B, H_kv, n, D)`` when all segments are equally long, else None."""
-        if not self.n_kv_heads:
+        if not self.is_even:
             return None
-        count, capacity = self._counts[0][0], self._capacities[0][0]
-        if any(n != count for row in self._counts for n in row) or any(
-            c != capacity for r in self._capacities for c in r
-        ):
-            return None
-        shape = (self.batch_size, self.n_kv_heads, capacity, self.head_dim)
-        return self._keys.view(shape)[:, :, :count], self._values.view(shape)[:, :, :count]
+        shape = (self.batch_size, self.n_kv_heads, int(self._capacities[0, 0]), self.head_dim)
+        return self._keys.view(shape)[:, :, : self._longest], self._values.view(shape)[:, :, : self._longest]
 
     def padded(self) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values ``(B, H_kv, n_max, D)`` and the mask of live slots ``(B, H_kv, n_max)`` (copies)."""
-        slot = torch.arange(self.max_length(), device=self.device)
-        live = slot < self.lengths_tensor[..., None]
-        index = torch.where(live, self.offsets_tensor[..., None] + slot, 0)
+        index, live = self.padded_slots()
         return self._keys[index], self._values[index], live
+
+    def padded_slots(self, rows: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Flat slots ``(rows, H_kv, n_max)`` of some sequences (None: all) and which of them are live."""
+        offsets, lengths, longest = self.offsets_tensor, self.lengths_tensor, self._longest
+        if rows is not None:
+            offsets, lengths, longest = offsets[rows], lengths[rows], int(self._counts[rows].max())
+        slot = torch.arange(longest, device=self.device)
+        live = slot < lengths[..., None]
+        return torch.where(live, offsets[..., None] + slot, 0), live
 
     def append(self, key: Tensor, value: Tensor, positions: Tensor | None = None, mask: Tensor | None = None) -> None:
         """Add ``T`` tokens to every segment in place.
@@ -177,34 +212,52 @@ class RaggedLayer:
         if key.shape != expected or value.shape != expected:
             raise ValueError(f"append got keys {tuple(key.shape)}, values {tuple(value.shape)}; expected {expected}")
         count = key.shape[2]
-        if any(
-            n + count > c
-            for row, caps in zip(self._counts, self._capacities, strict=True)
-            for n, c in zip(row, caps, strict=True)
-        ):
+        if count > self._room:
             self._grow(count)
-        step = torch.arange(count, device=self.device)
-        index = (self.offsets_tensor + self.lengths_tensor)[..., None] + step
-        where = self._new_positions(positions, step)
-        taking = [[True] * self.n_kv_heads] * self.batch_size if mask is None else mask.tolist()
-        if mask is not None:
-            chosen = mask.to(self.device)
-            index, key, value, where = index[chosen], key[chosen], value[chosen], where[chosen]
+        if len(self._step) != count:
+            self._step = torch.arange(count, device=self.device)
+        chosen = None if mask is None else self._taking(mask)
+        index = self.offsets_tensor + self.lengths_tensor
+        index = index[..., None] + self._step if count > 1 else index
+        where = self._new_positions(positions)
+        if chosen is not None:
+            index, where = (x.reshape(-1, count)[chosen.segments] for x in (index, where))
+            key, value = (x.flatten(0, 1)[chosen.segments] for x in (key, value))
         index = index.reshape(-1)
         self._keys.index_copy_(0, index, key.reshape(-1, self.head_dim).to(self.dtype))
         self._values.index_copy_(0, index, value.reshape(-1, self.head_dim).to(self.dtype))
         self._positions.index_copy_(0, index, where.reshape(-1))
-        self._counts = [
-            [n + count * t for n, t in zip(r, m, strict=True)] for r, m in zip(self._counts, taking, strict=True)
-        ]
-        self.lengths_tensor += count if mask is None else count * mask.to(self.device, torch.int32)
+        self._lengthen(count, chosen)
 
-    def _new_positions(self, positions: Tensor | None, step: Tensor) -> Tensor:
+    def _lengthen(self, count: int, chosen: _Chosen | None) -> None:
+        """Add ``count`` to the lengths of the chosen segments, here and on the device."""
+        if chosen is None:
+            self.lengths_tensor += count
+            self._counts += count
+            self._live += count * self._counts.size
+            self._longest, self._shortest = self._longest + count, self._shortest + count
+            self._room -= count
+            return
+        self.lengths_tensor += count * chosen.ones if count > 1 else chosen.ones
+        self._counts += count * chosen.host
+        self._summarise()
+
+    def _taking(self, mask: Tensor) -> _Chosen:
+        """The segments of a mask on the device; remembered for the next step."""
+        known = self._chosen
+        if known is None or known.mask is not mask or known.version != mask._version:
+            host = mask.detach().cpu().numpy().astype(bool)
+            segments = torch.from_numpy(np.flatnonzero(host)).to(self.device)
+            self._chosen = known = _Chosen(mask, mask._version, host, segments, mask.to(self.device, torch.int32))
+        return known
+
+    def _new_positions(self, positions: Tensor | None) -> Tensor:
+        """Positions of the new tokens, ``(B, H_kv, T)`` int32."""
         if positions is not None:
             return positions.to(self.device, torch.int32)[:, None].expand(-1, self.n_kv_heads, -1)
         last = (self.offsets_tensor + self.lengths_tensor - 1).clamp(min=0)
         start = torch.where(self.lengths_tensor > 0, self._positions[last] + 1, 0)
-        return (start[..., None] + step).to(torch.int32)
+        return (start[..., None] + self._step).to(torch.int32)
 
     def _grow(self, count: int) -> None:
         """Move to a new layout with room for ``count`` more tokens."""
@@ -221,42 +274,55 @@ class RaggedLayer:
         """
         if len(keep) != self.batch_size or any(len(row) != self.n_kv_heads for row in keep):
             raise ValueError(f"keep must be [{self.batch_size}][{self.n_kv_heads}] lists of slots")
-        for b, row in enumerate(keep):
-            for h, slots in enumerate(row):
-                if (
-                    slots is not None
-                    and len(slots)
-                    and not 0 <= int(slots.min()) <= int(slots.max()) < self._counts[b][h]
-                ):
-                    raise ValueError(
-                        f"slot out of range for sequence {b}, head {h}, which holds {self._counts[b][h]} tokens"
-                    )
         if any(slots is not None for row in keep for slots in row):
+            self._check_slots(keep)
             self._rebuild(keep, self._reserve)
 
+    def _check_slots(self, keep: Keep) -> None:
+        """Raise ValueError for a slot out of range; one question to the device for all segments."""
+        cells = [(b, h, s) for b, row in enumerate(keep) for h, s in enumerate(row) if s is not None and len(s)]
+        if not cells:
+            return
+        limits = [int(self._counts[b, h]) for b, h, _ in cells]
+        slots = torch.cat([s for _, _, s in cells])
+        sizes = torch.tensor([[len(s) for _, _, s in cells], limits]).to(slots.device)
+        limit = torch.repeat_interleave(sizes[1], sizes[0], output_size=len(slots))
+        if not bool(((slots < 0) | (slots >= limit)).any()):
+            return
+        for (b, h, chosen), count in zip(cells, limits, strict=True):
+            if bool(((chosen < 0) | (chosen >= count)).any()):
+                raise ValueError(f"slot out of range for sequence {b}, head {h}, which holds {count} tokens")
+
     def _rebuild(self, keep: Keep, reserve: int) -> None:
+        """Move the named slots (None: all of a segment) to a new layout."""
         old = (self._keys, self._values, self._positions)
-        spans = {(b, h): span for b, h, span in self._spans()}
-        source = [
-            torch.arange(span.start, span.stop, device=self.device)
-            if (slots := keep[b][h]) is None
-            else slots.to(self.device) + span.start
-            for (b, h), span in spans.items()
+        source = self._source(keep)
+        counts = [
+            [self.length(b, h) if slots is None else len(slots) for h, slots in enumerate(row)]
+            for b, row in enumerate(keep)
         ]
         kept = self._reserve
-        self._lay_out(
-            [[len(source[b * self.n_kv_heads + h]) for h in range(self.n_kv_heads)] for b in range(self.batch_size)],
-            reserve,
-        )
+        self._lay_out(counts, reserve)
         self._reserve = kept
-        target = torch.cat([torch.arange(s.start, s.stop, device=self.device) for _, _, s in self._spans()])
-        index = torch.cat(source)
+        target = self._live_slots()
         for new, before in zip((self._keys, self._values, self._positions), old, strict=True):
-            new.index_copy_(0, target, before.index_select(0, index))
+            new.index_copy_(0, target, before.index_select(0, source))
+
+    def _source(self, keep: Keep) -> Tensor:
+        """Flat slots that stay, segment after segment."""
+        if all(slots is None for row in keep for slots in row):
+            return self._live_slots()
+        cells = [(b, h, slots) for b, row in enumerate(keep) for h, slots in enumerate(row)]
+        parts = [
+            torch.arange(self.length(b, h), device=self.device) if s is None else s.to(self.device) for b, h, s in cells
+        ]
+        sizes = torch.tensor([len(part) for part in parts]).to(self.device)
+        total = sum(len(part) for part in parts)
+        return torch.cat(parts) + torch.repeat_interleave(self.offsets_tensor.reshape(-1), sizes, output_size=total)
 
     def live_tokens(self) -> int:
         """Stored tokens summed over sequences and heads."""
-        return sum(sum(row) for row in self._counts)
+        return self._live
 
     def memory_bytes(self) -> int:
         """Bytes of live keys and values (slack and positions not counted)."""

@@ -74,7 +74,7 @@ class RecordedPrompt:
         """Everything is recorded here; see ``CompressedCache.own``."""
         return attended
 
-    def next_positions(self, count: int) -> Tensor:
+    def next_positions(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """Not available: a recorded prompt takes no further tokens."""
         raise ValueError("a recorded prompt takes no further tokens; call compress(policy) and feed that cache")
 

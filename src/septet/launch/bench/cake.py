@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from septet.kernels.attention import decode_attention
 from septet.kernels.cache import RaggedLayer
 from septet.kernels.policies import CAKE, AdaKV, FullCache, Policy, PyramidKV, SnapKV, window_stats
 
@@ -85,49 +84,6 @@ def roofline(bandwidth: float) -> list[Row]:
             rows.append(
                 row(f"limit/{name}/b{batch}/{context // 1024}K", small, "ms/token", "full cache", full, note="computed")
             )
-    return rows
-
-
-def stream_read(device: str, megabytes: int = 256) -> float:
-    """Bytes per second of one pass over a large buffer."""
-    buffer = torch.randn(megabytes * 2**18, device=device)
-    return buffer.numel() * 4 / seconds(buffer.sum, 7, device)
-
-
-def cpu_attention(rate: float, quick: bool) -> list[Row]:
-    """Uniform and ragged decode attention on the CPU: 32 query heads over 8 KV heads of 128, fp32."""
-    tokens = 2048 if quick else 8192
-    repeats = 5 if quick else 15
-    layer = ragged(1, 8, tokens, 1, 128, torch.float32, "cpu")
-    query = torch.randn(1, 32, 1, 128)
-    size = layer.memory_bytes()
-    dense = layer.dense()
-    assert dense is not None
-    keys, values = dense
-
-    def repeat_kv() -> Tensor:
-        return F.scaled_dot_product_attention(query, keys.repeat_interleave(4, 1), values.repeat_interleave(4, 1))
-
-    def native_gqa() -> Tensor:
-        return F.scaled_dot_product_attention(query, keys, values, enable_gqa=True)
-
-    ours = size / seconds(lambda: decode_attention(query, layer), repeats)
-    rows = [
-        row(
-            "cpu/uniform",
-            ours / 1e9,
-            "GB/s",
-            "repeat_kv",
-            size / seconds(repeat_kv, repeats) / 1e9,
-            rate / 1e9,
-            f"{tokens} x 8",
-        ),
-        row("cpu/uniform", ours / 1e9, "GB/s", "enable_gqa", size / seconds(native_gqa, repeats) / 1e9, rate / 1e9),
-    ]
-    skewed = ragged(1, 8, 1024, 3.1, 128, torch.float32, "cpu")
-    loop = seconds(lambda: decode_attention(query, skewed, backend="loop"), 4 * repeats)
-    padded = seconds(lambda: decode_attention(query, skewed, backend="sdpa"), 4 * repeats)
-    rows.append(row("cpu/ragged 8192 tokens, skew 3.1", loop * 1e3, "ms", "padded with mask", padded * 1e3))
     return rows
 
 
@@ -238,10 +194,6 @@ def run(device: str, quick: bool) -> list[Row]:
         from septet.launch.bench.cake_gpu import gpu_rows
 
         return gpu_rows(quick)
-    rate = stream_read(device, 64 if quick else 256)
-    rows = [row("stream read", rate / 1e9, "GB/s", note=f"{torch.get_num_threads()} threads")]
-    rows += cpu_attention(rate, quick) + append_cost(device)
-    contexts = [1024, 4096] if quick else [4096, 16384, 65536]
-    rows += decode_table(device, contexts, 256 if quick else 1024, 1, torch.float32, 3 if quick else 7)
-    rows += prefill_overhead(device, 1024 if quick else 4096, torch.float32)
-    return rows + roofline(4.3e12)
+    from septet.launch.bench.cake_cpu import cpu_rows
+
+    return cpu_rows(quick)

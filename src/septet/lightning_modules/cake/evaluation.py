@@ -1,7 +1,7 @@
 """All policies on one prompt: one exact prefill, then every (policy, budget) cell from the recorded tensors."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from septet.kernels.cache import CompressedCache
-from septet.kernels.policies import FullCache, Policy
+from septet.kernels.policies import FullCache, Policy, with_capacity
 from septet.lightning_modules.cake.generation import feed, greedy
 from septet.lightning_modules.cake.model import CausalLM
 
@@ -186,3 +186,40 @@ def _cells(
 def with_reference(policies: Sequence[Policy]) -> list[Policy]:
     """The policies with ``FullCache`` in front, once."""
     return [FullCache(), *(policy for policy in policies if not isinstance(policy, FullCache))]
+
+
+def at_capacities(policies: Sequence[Policy], capacities: Sequence[int] | None) -> list[Policy]:
+    """Each policy at each capacity; those without one once."""
+    if not capacities:
+        return list(policies)
+    out: list[Policy] = []
+    for policy in policies:
+        for capacity in capacities:
+            sized = with_capacity(policy, capacity)
+            if sized not in out:
+                out.append(sized)
+    return out
+
+
+def smallest(policies: Sequence[Policy]) -> dict[str, Policy]:
+    """Of each kind of policy but the full cache the one with the smallest capacity, by label."""
+    found: dict[str, Policy] = {}
+    for policy in policies:
+        known = found.get(policy.slug)
+        if policy.slug != FullCache.slug and (known is None or _capacity(policy) < _capacity(known)):
+            found[policy.slug] = policy
+    return {policy.label: policy for policy in found.values()}
+
+
+def _capacity(policy: Policy) -> int:
+    return int(getattr(policy, "capacity", 0))
+
+
+@torch.no_grad()
+def compressed(model: CausalLM, prompt: Tensor, policies: Mapping[str, Policy]) -> dict[str, CompressedCache]:
+    """Caches of one prompt ``(T,)`` under the named policies, from one prefill."""
+    if not policies:
+        return {}
+    record = model.record_prompt(list(policies.values()))
+    model(prompt[None], cache=record, last_only=True)
+    return {label: record.compress(policy) for label, policy in policies.items()}

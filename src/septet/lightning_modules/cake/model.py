@@ -7,7 +7,7 @@ included. Parameter names are those of Hugging Face checkpoints without the lead
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class DecoderConfig:
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm in fp32."""
+    """Root mean square norm in fp32 (fp64 for a model in fp64)."""
 
     def __init__(self, size: int, eps: float) -> None:
         """Scale one."""
@@ -73,7 +73,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., size)`` to the same shape."""
-        wide = x.float()
+        wide = x if x.dtype == torch.float64 else x.float()
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * normed.to(x.dtype)
 
@@ -258,8 +258,20 @@ class CausalLM(nn.Module):
         nn.init.normal_(self.lm_head.weight, std=0.02)
 
     def reset_rope(self) -> None:
-        """Compute the rotary frequencies afresh (after ``to_empty``)."""
+        """Compute the rotary frequencies afresh."""
         self.inverse_frequency = rope_frequencies(self.config).to(self.embed_tokens.weight.device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the weights; the rotary frequencies stay fp32.
+
+        In bf16 (``precision: bf16-true``) they would be off by up to 0.4 %, which is many radians at far positions.
+        """
+        before = self.inverse_frequency
+        super()._apply(fn, recurse)
+        after = self.inverse_frequency
+        if not after.is_meta and (before.is_meta or after.dtype != torch.float32):
+            self.inverse_frequency = rope_frequencies(self.config).to(after.device)
+        return self
 
     def load_hf_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Copy weights with Hugging Face names; reads only the names it needs, so a lazy mapping works.
@@ -289,7 +301,7 @@ class CausalLM(nn.Module):
 
     def rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and sine ``(B, 1, T, D)`` at positions ``(B, T)``."""
-        angle = positions[:, None, :, None].float() * self.inverse_frequency.float()
+        angle = positions[:, None, :, None].float() * self.inverse_frequency
         angle = torch.cat([angle, angle], -1)
         return angle.cos().to(dtype), angle.sin().to(dtype)
 
@@ -320,7 +332,7 @@ class CausalLM(nn.Module):
             raise ValueError(f"input of batch {batch} with a cache of batch {cache.batch_size}; make a new cache")
         pads = None
         if cache is not None and cache.is_prefilled(0):
-            positions = cache.next_positions(length).to(input_ids.device)
+            positions = cache.next_positions(length, input_ids.device)
         else:
             pads = left_padding(attention_mask, input_ids)
             shift = torch.tensor(pads or [0] * batch, device=input_ids.device)

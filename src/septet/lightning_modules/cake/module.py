@@ -11,12 +11,25 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from septet.kernels.policies import FullCache, Policy, build_policy, policy_spec, with_capacity
-from septet.lightning_modules.cake.evaluation import Cell, fed_cells, generated_cells, labels_of, with_reference
+from septet.kernels.policies import FullCache, Policy, build_policy, policy_spec
+from septet.lightning_modules.cake.evaluation import (
+    Cell,
+    at_capacities,
+    compressed,
+    fed_cells,
+    generated_cells,
+    labels_of,
+    smallest,
+    with_reference,
+)
 from septet.lightning_modules.cake.grid import CellFile, Progress, fingerprint
 from septet.lightning_modules.cake.metrics import NeedleGrid, score_answer
 from septet.lightning_modules.cake.model import CausalLM, DecoderConfig
-from septet.lightning_modules.cake.pictures import accuracy_against_bytes, needle_heat_map, stage_budgets
+from septet.lightning_modules.cake.pictures import (
+    accuracy_against_bytes,
+    needle_heat_map,
+    prompt_pictures,
+)
 from septet.lightning_modules.cake.pretrained import load_pretrained
 from septet.lightning_modules.cake.sharded import prompt_of, sharded_cells
 from septet.lightning_modules.task import Task
@@ -85,12 +98,13 @@ class LongContextModule(Task):
         )
         self.config, self.pretrained, self.cells_file, self.seed = config, pretrained, cells_file, seed
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
-        self.policies = with_reference(_at_capacities(built, capacities))
+        self.policies = with_reference(at_capacities(built, capacities))
         self.labels = labels_of(self.policies)
         self.model: CausalLM | None = None  # type: ignore[assignment]
         self._grids = {label: NeedleGrid() for label in self.labels}
         self._results: dict[str, list[dict[str, Any]]] = {}
         self._timed: set[int] = set()
+        self._first: Tensor | None = None
 
     @classmethod
     def from_hf(cls, path: str, **kwargs: Any) -> Self:
@@ -177,6 +191,7 @@ class LongContextModule(Task):
     def on_test_start(self) -> None:
         """Open the file of finished cells."""
         self._results = {label: [] for label in self.labels}
+        self._first = None
         self._timed = set()
         for grid in self._grids.values():
             grid.reset()
@@ -216,6 +231,8 @@ class LongContextModule(Task):
         """One prompt; True if anything had to be computed."""
         real = batch["attention_mask"][row].bool()
         ids, labels = batch["input_ids"][row][real], batch["labels"][row][real]
+        if self._first is None:
+            self._first = self._prompt(ids, labels, batch)
         names = [fingerprint(ids, policy, self._model_key) for policy in self.policies]
         missing = [i for i, name in enumerate(names) if self._cells.get(name) is None]
         if missing:
@@ -236,12 +253,19 @@ class LongContextModule(Task):
     ) -> list[Cell]:
         if not batch["max_new_tokens"]:
             return fed_cells(self.net, ids, labels, policies)
-        answer = torch.nonzero(labels >= 0).flatten()
-        prompt = ids[: int(answer[0])] if len(answer) else ids
+        prompt = self._prompt(ids, labels, batch)
         length = int(batch["length"][row])
         timed = length not in self._timed
         self._timed.add(length)
         return generated_cells(self.net, prompt, policies, batch["max_new_tokens"], self._stop_ids(), timed)
+
+    @staticmethod
+    def _prompt(ids: Tensor, labels: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """The tokens that are compressed: all before the answer, or before the first fed question ``Q key value``."""
+        answer = torch.nonzero(labels >= 0).flatten()
+        if not len(answer):
+            return ids
+        return ids[: int(answer[0]) - (0 if batch["max_new_tokens"] else 2)]
 
     def _stop_ids(self) -> tuple[int, ...]:
         data = getattr(self.trainer, "datamodule", None)
@@ -266,7 +290,7 @@ class LongContextModule(Task):
         }
 
     def on_test_epoch_end(self) -> None:
-        """Log the means and draw the pictures."""
+        """Log the means and draw the pictures, those of one prompt from the first prompt of the set."""
         table: dict[str, dict[str, float]] = {}
         for label, rows in self._results.items():
             table[label] = {name: _mean([row[name] for row in rows]) for name in VALUES}
@@ -279,6 +303,8 @@ class LongContextModule(Task):
                 if not math.isnan(value):
                     self.log(f"test/{label}/{name}", value)
         self._pictures(table)
+        if self._first is not None and self.trainer.is_global_zero:
+            self.draw_stages(self._first)
 
     def _pictures(self, table: Mapping[str, Mapping[str, float]]) -> None:
         if not any(self._results.values()):
@@ -289,12 +315,11 @@ class LongContextModule(Task):
                 matrix, lengths = grid.compute()
                 self.save_picture(f"needle_{label}", needle_heat_map(matrix, lengths, label))
 
-    def draw_stages(self, ids: Tensor, policy: Policy, name: str = "stage_budgets") -> None:
-        """Save the budget of each layer over the cascade's stages for one prompt ``(T,)``."""
-        cache = self.net.new_cache(policy)
-        with torch.no_grad():
-            self.net(ids[None], cache=cache, last_only=True)
-        self.save_picture(name, stage_budgets(cache, policy.label))
+    def draw_stages(self, prompt: Tensor) -> None:
+        """Draw what the policies kept of one prompt ``(T,)``, each at its smallest capacity."""
+        chosen = smallest(self.policies)
+        for name, figure in prompt_pictures(compressed(self.net, prompt, chosen)):
+            self.save_picture(name, figure)
 
     # -- predict ----------------------------------------------------------------------------------------------------
 
@@ -306,9 +331,8 @@ class LongContextModule(Task):
         for row in range(len(batch["input_ids"])):
             ids = batch["input_ids"][row][batch["attention_mask"][row].bool()]
             labels = batch["labels"][row][batch["attention_mask"][row].bool()]
-            answer = torch.nonzero(labels >= 0).flatten()
-            prompt = ids[: int(answer[0])] if len(answer) else ids
             count = batch["max_new_tokens"] or 16
+            prompt = self._prompt(ids, labels, {"max_new_tokens": count})
             for cell in generated_cells(self.net, prompt, self.policies, count, self._stop_ids()):
                 text = self.trainer.datamodule.decode(cell.tokens)  # type: ignore[attr-defined]
                 out.append(
@@ -351,19 +375,6 @@ class LongContextModule(Task):
             "model": {"name": name.rstrip("/").rsplit("/", 1)[-1], "family": "kv-eviction", "params": params},
             "protocol": {"policies": self.labels, "compression": "after the prompt, question included"},
         }
-
-
-def _at_capacities(policies: Sequence[Policy], capacities: Sequence[int] | None) -> list[Policy]:
-    """Each policy at each capacity; those without one once."""
-    if not capacities:
-        return list(policies)
-    out: list[Policy] = []
-    for policy in policies:
-        for capacity in capacities:
-            sized = with_capacity(policy, capacity)
-            if sized not in out:
-                out.append(sized)
-    return out
 
 
 def _mean(values: Sequence[float | None]) -> float:

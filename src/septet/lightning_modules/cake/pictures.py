@@ -1,6 +1,6 @@
 """Figures of the report: needle heat map, accuracy against cache size, budgets over the stages, kept tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,18 +70,59 @@ def stage_budgets(cache: CompressedCache, title: str, row: int = 0) -> Any:
     return figure
 
 
-def kept_raster(cache: CompressedCache, title: str, row: int = 0) -> Any:
-    """Share of heads that keep each position (columns) in each layer (rows)."""
+def kept_raster(caches: Mapping[str, CompressedCache], row: int = 0) -> Any:
+    """Share of heads that keep each position (columns) in each layer (rows), one panel per cache."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.9 + 1.5 * len(caches)), layout="constrained")
+    axes = figure.subplots(len(caches), 1, squeeze=False, sharex=True)[:, 0]
+    for panel, (title, cache) in zip(axes, caches.items(), strict=True):
+        image = panel.imshow(
+            _kept_share(cache, row), aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=1
+        )
+        panel.set_ylabel("layer")
+        panel.yaxis.get_major_locator().set_params(integer=True)
+        panel.set_title(title, fontsize=9)
+    axes[-1].set_xlabel("position")
+    figure.colorbar(image, ax=axes.tolist(), label="share of heads that keep it")
+    return figure
+
+
+def _kept_share(cache: CompressedCache, row: int) -> Any:
+    """``(layers, positions)`` in [0, 1]."""
     length = cache.prompt_lengths[row]
     raster = np.zeros((cache.n_layers, length))
     for layer in range(cache.n_layers):
         for head in range(cache.n_kv_heads):
-            kept = cache.positions(layer, row, head)
-            raster[layer, kept[kept < length].numpy()] += 1 / cache.n_kv_heads
-    figure, axes = _figure(7, 3.2)
-    image = axes.imshow(raster, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, vmax=1)
-    axes.set_xlabel("position")
-    axes.set_ylabel("layer")
-    axes.set_title(title)
-    figure.colorbar(image, ax=axes, label="share of heads")
+            kept = cache.positions(layer, row, head).cpu().numpy()
+            raster[layer, kept[kept < length]] += 1 / cache.n_kv_heads
+    return raster
+
+
+def layer_budgets(caches: Mapping[str, CompressedCache], row: int = 0) -> Any:
+    """Stored tokens per layer: the mean over the heads as a line, the range of the heads as a band."""
+    figure, axes = _figure(6, 4)
+    for title, cache in caches.items():
+        lengths = np.array([cache.lengths(layer)[row].numpy() for layer in range(cache.n_layers)])
+        (line,) = axes.plot(range(len(lengths)), lengths.mean(1), marker=".", label=title)
+        axes.fill_between(range(len(lengths)), lengths.min(1), lengths.max(1), color=line.get_color(), alpha=0.15)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("stored tokens per head")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize=8)
     return figure
+
+
+def prompt_pictures(caches: Mapping[str, CompressedCache]) -> Iterator[tuple[str, Any]]:
+    """Names and figures of one prompt's caches by label.
+
+    ``kept_tokens`` (layer by position), ``budget_by_layer`` and, where the policy cascades, ``stages_<label>``.
+    """
+    if not caches:
+        return
+    yield "kept_tokens", kept_raster(caches)
+    yield "budget_by_layer", layer_budgets(caches)
+    for label, cache in caches.items():
+        if cache.policies[0].cascading:
+            yield f"stages_{label}", stage_budgets(cache, label)
