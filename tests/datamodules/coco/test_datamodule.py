@@ -188,7 +188,10 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main("verify", arguments) == 0
     assert main("verify", [*arguments, "--classes", "wheel"]) == 1
     assert "class-missing" in capsys.readouterr().out
-    assert main("verify", ["--json", str(tmp_path / "absent.json")]) == 1
+    with pytest.raises(FileNotFoundError, match="no annotation file"):
+        main("verify", ["--json", str(tmp_path / "absent.json")])
+    with pytest.raises(FileNotFoundError, match="no image folder"):
+        main("verify", [*arguments[:2], "--images", str(tmp_path / "absent")])
     assert main("prepare", []) == 0
     with pytest.raises(ValueError, match="unknown action"):
         main("sell", [])

@@ -10,6 +10,8 @@ import pytest
 from tests.support.paths import shared_data
 
 from septet.datamodules.coco import CocoProblem, generate_shapes, validate_coco
+from septet.datamodules.coco.commands import main
+from septet.datamodules.coco.validation import image_problems
 
 GOOD: dict[str, Any] = {
     "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}],
@@ -26,6 +28,11 @@ CASES: list[tuple[str, int | str, Change]] = [
     ("box-not-finite", 5, lambda d: d["annotations"][0].update(bbox=[0, 0, float("nan"), 1])),
     ("box-empty", 5, lambda d: d["annotations"][0].update(bbox=[0, 0, 0, 4])),
     ("box-outside", 5, lambda d: d["annotations"][0].update(bbox=[35, 0, 7, 4])),
+    ("box-form", 5, lambda d: d["annotations"][0].update(bbox=[1, 2, 3])),
+    ("box-form", 5, lambda d: d["annotations"][0].update(bbox=[1, 2, 3, "4"])),
+    ("image-size", 1, lambda d: d["images"][0].update(width="40")),
+    ("image-size", 1, lambda d: d["images"][0].update(height=0)),
+    ("duplicate-file-name", "a.png", lambda d: d["images"].append(d["images"][0] | {"id": 2})),
     ("area-missing", 5, lambda d: d["annotations"][0].pop("area")),
 ]
 
@@ -34,13 +41,13 @@ def test_a_good_file_has_no_findings() -> None:
     assert validate_coco(GOOD) == []
 
 
-@pytest.mark.parametrize(("code", "identity", "change"), CASES, ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(("code", "identity", "change"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
 def test_each_finding(code: str, identity: int | str, change: Change) -> None:
     data = copy.deepcopy(GOOD)
     change(data)
     (problem,) = validate_coco(data)
     assert (problem.code, problem.id) == (code, identity)
-    assert problem.fatal == (code != "area-missing")
+    assert problem.fatal == (code not in ("area-missing", "duplicate-file-name"))
     assert isinstance(problem, CocoProblem)
 
 
@@ -79,3 +86,64 @@ def test_generated_shapes_are_valid_seeded_and_have_crowds_and_an_empty_image(tm
         assert picture.size == (128, 96)
     with pytest.raises(ValueError, match="at least 2 images"):
         generate_shapes(tmp_path / "d", images=1)
+
+
+def test_headers_of_pictures(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    assert image_problems(GOOD, tmp_path) == []
+    Image.new("RGB", (60, 30)).save(tmp_path / "a.png")
+    (note,) = image_problems(GOOD, tmp_path)
+    assert (note.code, note.id, note.fatal) == ("size-differs", 1, False)
+    Image.new("RGB", (8, 30)).save(tmp_path / "a.png")
+    assert [(p.code, p.fatal) for p in image_problems(GOOD, tmp_path)] == [
+        ("size-differs", False), ("box-outside", True),
+    ]  # fmt: skip
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (30, 40)).save(tmp_path / "a.png", exif=turned)
+    assert image_problems(GOOD, tmp_path) == [], "decoders turn it"
+    (tmp_path / "a.png").write_text("a text")
+    (problem,) = image_problems(GOOD, tmp_path)
+    assert (problem.code, problem.fatal) == ("unreadable-file", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "shown"),
+    [
+        ({"annotations": []}, 1, "ERROR no-boxes"),
+        ({"images": [], "annotations": []}, 1, "ERROR no-images"),
+        ({"annotations": [GOOD["annotations"][0] | {"ignore": 1}]}, 0, "note no-training-box"),
+        ({"images": [*GOOD["images"], GOOD["images"][0] | {"id": 2}]}, 0, "note duplicate-file-name"),
+        ({"annotations": [GOOD["annotations"][0] | {"bbox": [1, 2, 3]}]}, 1, "ERROR box-form annotation 5"),
+    ],
+)
+def test_verify_agrees_with_fit(
+    change: dict[str, Any], code: int, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    from septet.datamodules.coco import COCODetection
+
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "a.json").write_text(json.dumps(GOOD | change))
+    assert main("verify", ["--json", str(tmp_path / "a.json"), "--images", str(tmp_path)]) == code
+    assert shown in capsys.readouterr().out
+    options: dict[str, Any] = {"train_images": ".", "val_images": ".", "min_size": 1}
+    data = COCODetection(str(tmp_path), "a.json", "a.json", **options)
+    if code:
+        with pytest.raises(ValueError, match=r"a\.json"):
+            data.setup("fit")
+    elif "duplicate" in shown:
+        data.setup("fit")
+        assert len(data.datasets["train"]) == 1, "the second image has no box"
+
+
+def test_unreadable_picture_to_predict(tmp_path: Path) -> None:
+    from septet.datamodules.coco import COCODetection
+
+    (tmp_path / "x.jpg").write_text("a text")
+    data = COCODetection(str(tmp_path), classes=["disc"], predict_images=str(tmp_path))
+    with pytest.raises(ValueError, match=r"x\.jpg is no readable picture"):
+        data.setup("predict")

@@ -1,6 +1,9 @@
 """The exported student: which checkpoint it is, and that mmdet itself finds the same boxes with it."""
 
+import ast
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +111,22 @@ def test_a_plain_mmdet_file_is_tested_by_septet(
         results += Trainer(default_root_dir=tmp_path / "t", **options).test(module, make_data(), verbose=False)
     assert results[0] == results[1]
     assert "test/ap" in results[0]
+
+
+def test_a_fresh_process_needs_the_operators_first(trained: Make, tmp_path: Path) -> None:
+    """The lines at the head of ``student.py`` as they stand there."""
+    trained()
+    generate_shapes(tmp_path / "in", images=2, seed=8)
+    head = ast.get_docstring(ast.parse((tmp_path / "export/student.py").read_text()), clean=False)
+    assert head is not None
+    lines = [line.strip() for line in head.splitlines() if line.startswith("    ")]
+    assert lines[0] == "from septet.kernels.detection import install"
+    (tmp_path / "picture.jpg").write_bytes((tmp_path / "in/images/000001.png").read_bytes())
+    code = "\n".join([*lines, "print(len(result.pred_instances))"])
+    script = code.replace('"student', '"export/student')
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.splitlines()[-1]) > 0
 
 
 def test_command(trained: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

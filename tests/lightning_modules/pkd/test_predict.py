@@ -9,6 +9,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from septet.datamodules.coco import COCODetection, generate_shapes
+from septet.launch.callbacks import PredictionWriter
 from septet.lightning_modules.pkd import DetectionDistiller
 from septet.lightning_modules.pkd.metrics import coco_box_stats
 from septet.lightning_modules.pkd.pictures import draw_boxes, wandb_boxes
@@ -34,6 +35,25 @@ def test_predict_writes_coco_detections_and_pictures(module_args: Args, make_dat
     listing = json.loads((tmp_path / "run/predictions_images.json").read_text())
     assert [x["file_name"] for x in listing["images"]] == ["000001.png", "000002.png", "000003.png"]
     assert len(list((tmp_path / "run/predictions").glob("*.png"))) == 3
+
+
+def test_no_box_leaves_a_header_and_no_older_table(
+    module_args: Args, make_data: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module_args["student"]["test_cfg"]["score_thr"] = 0.999
+    generate_shapes(tmp_path / "in", images=2, seed=5)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "predictions.csv").write_text("image,score\nold.png,1.0\n")
+    trainer = Trainer(
+        default_root_dir=run, logger=False, enable_progress_bar=False, accelerator="cpu", devices=1,
+        callbacks=[PredictionWriter(run)],
+    )  # fmt: skip
+    module = DetectionDistiller(**module_args | {"teachers": [], "losses": []})
+    trainer.predict(module, make_data(predict_images=str(tmp_path / "in/images")), return_predictions=False)
+    assert (run / "predictions.csv").read_text() == "image,image_id,category,score,x,y,width,height\n"
+    assert json.loads((run / "predictions.json").read_text()) == []
+    assert "0 boxes in 2 images" in capsys.readouterr().out
 
 
 def test_predict_needs_no_annotations_when_classes_are_given(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Preflight and the refusals before training, each by the one thing that is wrong."""
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from septet.lightning_modules.pkd import DetectionDistiller, LossSpec, TeacherSpec, preflight
 from septet.lightning_modules.pkd.detectors import build_detector, model_config
+from septet.lightning_modules.pkd.preflight import LevelReport
 from septet.lightning_modules.task import rng_state
 
 Args = dict[str, Any]
@@ -181,3 +183,20 @@ def test_teacher_of_other_classes(with_weights: Args, make_data: Make, tmp_path:
     assert any("was trained on the classes ['a', 'b'" in text for text in report.warnings)
     floored = DetectionDistiller(**args | {"min_teacher_ap": 0.1}).verify(make_data())
     assert any("below min_teacher_ap 0.1" in text for text in floored.errors)
+
+
+def test_a_ratio_over_no_gradient_is_named_as_such() -> None:
+    level = LevelReport((3, 3), (64, 64), 0.5, 0.1, 0.0, 0.0, 2.9e8)
+    assert str(level).endswith("gradient KD : detection - (detection gradient ~ 0)")
+    assert str(dataclasses.replace(level, gradient_ratio=2.5)).endswith("KD : detection 2.5")
+
+
+def test_the_report_names_the_checkpoint(with_weights: Args, make_data: Make, tmp_path: Path) -> None:
+    report = DetectionDistiller(**with_weights).verify(make_data())
+    assert f"teacher 0: RetinaNet with {tmp_path / 'teacher.pth'}" in str(report)
+
+
+def test_the_tested_images_are_named(make_data: Make) -> None:
+    data = make_data()
+    data.setup("test")
+    assert data.describe("test") == "12 of val/annotations.json (no test_json given: the validation images again)"

@@ -14,9 +14,17 @@ from torch.utils.data import DataLoader
 from septet.datamodules.coco.batches import AspectRatioBatches
 from septet.datamodules.coco.dataset import DetectionDataset, coco_records, collate, default_pipeline
 from septet.datamodules.coco.synthetic import generate_shapes
-from septet.datamodules.coco.validation import read_coco, refuse_fatal, validate_coco
+from septet.datamodules.coco.validation import (
+    image_problems,
+    picture_problems,
+    read_coco,
+    refuse_fatal,
+    validate_coco,
+)
 from septet.datamodules.resume import ResumableLoader
 
+HEADER_LIMIT = 20_000
+"""Splits with more images are not opened before training; `septet data verify coco --json --images` opens all."""
 _PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -126,7 +134,10 @@ class COCODetection(LightningDataModule):
             validate_coco(data, classes=self.wanted_classes, image_dir=None if missing_ok else self.folder / images),
             str(path),
         )
-        return self._restrict(data, self.folder / images)
+        data = self._restrict(data, self.folder / images)
+        if len(data["images"]) <= HEADER_LIMIT:
+            refuse_fatal(image_problems(data, self.folder / images), str(path))
+        return data
 
     def _restrict(self, data: dict[str, Any], images: Path) -> dict[str, Any]:
         """Only images on disk (with ``skip_missing``), at most ``limit_images``, and their annotations."""
@@ -179,6 +190,7 @@ class COCODetection(LightningDataModule):
             self._load("train", self.custom_pipeline or default_pipeline(self.image_scale, self.flip))
         if stage == "predict" and self.predict_images is not None:
             self._name_classes()
+            refuse_fatal(picture_problems(self._picture_paths()), self.predict_images)
         elif stage in ("fit", "validate", "predict"):
             self._load("val", default_pipeline(self.image_scale, 0.0), scored=stage != "predict")
         if stage == "test":
@@ -208,6 +220,12 @@ class COCODetection(LightningDataModule):
             "annotations": [a for a in data["annotations"] if a["category_id"] in wanted],
             "categories": [c for c in data["categories"] if c["id"] in wanted],
         }
+
+    def describe(self, split: str) -> str:
+        """One line: how many images of which file a split has, and whether it is only the validation set again."""
+        again = split == "test" and self.files["test"] == self.files["val"]
+        note = " (no test_json given: the validation images again)" if again else ""
+        return f"{len(self.datasets[split])} of {self.files[split][0]}{note}"
 
     def batch(self, split: str, indices: Sequence[int]) -> dict[str, list[Any]]:
         """A fresh batch of chosen images, augmentation of epoch 0 (mmdet changes batches in place)."""
@@ -267,13 +285,19 @@ class COCODetection(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Pictures of ``predict_images`` (validation images where not given), one by one."""
-        dataset = self.datasets["val"] if self.predict_images is None else self._pictures(Path(self.predict_images))
+        dataset = self.datasets["val"] if self.predict_images is None else self._pictures()
         return DataLoader(dataset, batch_size=1, collate_fn=collate, num_workers=self.num_workers)
 
-    def _pictures(self, folder: Path) -> DetectionDataset:
-        """Every picture of a folder, numbered from 1 in the order of their paths."""
+    def _picture_paths(self) -> list[Path]:
+        """Every picture under ``predict_images``, in the order of their paths (ValueError if there is none)."""
+        folder = Path(self.predict_images or "")
         paths = sorted(p for p in folder.glob("**/*") if p.suffix.lower() in _PICTURES) if folder.is_dir() else []
         if not paths:
             raise ValueError(f"no picture ({', '.join(sorted(_PICTURES))}) in predict_images={folder}")
+        return paths
+
+    def _pictures(self) -> DetectionDataset:
+        """The pictures, numbered from 1."""
+        paths = self._picture_paths()
         records = [{"img_id": i, "img_path": str(p), "instances": []} for i, p in enumerate(paths, start=1)]
         return DetectionDataset(records, default_pipeline(self.image_scale, None), self.seed)

@@ -1,6 +1,7 @@
 """Teacher maps on disk: raw neck outputs as float16 memory maps, one for each (image, flip)."""
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -27,6 +28,46 @@ def cache_bytes(level_shapes: Sequence[Sequence[int]], images: int, *, flips: in
         8601600
     """
     return sum(prod(shape) for shape in level_shapes) * itemsize * images * flips
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder of a cache and prove that it can be written.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ValueError(
+            f"the cache folder {folder} cannot be written ({reason}); give cache another folder, or null"
+        ) from error
+
+
+def refuse_other(folder: Path, header: Mapping[str, str], *, whole: bool = True) -> None:
+    """Refuse an existing cache of another header.
+
+    Args:
+        folder: of the cache.
+        header: what must agree.
+        whole: whether the stored header may hold nothing else.
+
+    Raises:
+        ValueError: a field differs (names it), or the stored header cannot be read.
+    """
+    try:
+        stored = json.loads((folder / "header.json").read_text())["header"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the feature cache in {folder} has a damaged header.json; delete the folder") from error
+    for field in sorted({*stored, *header} if whole else header):
+        if stored.get(field) != header.get(field):
+            raise ValueError(
+                f"the feature cache in {folder} was made with {field} = {stored.get(field)!r}, this run has "
+                f"{header.get(field)!r}; delete the folder or choose another"
+            )
 
 
 class FeatureCache:
@@ -98,13 +139,7 @@ class FeatureCache:
         folder = Path(folder)
         if not (folder / "header.json").is_file():
             raise FileNotFoundError(f"no feature cache in {folder}")
-        stored = json.loads((folder / "header.json").read_text())["header"]
-        for field in sorted({*stored, *header}):
-            if stored.get(field) != header.get(field):
-                raise ValueError(
-                    f"the feature cache in {folder} was made with {field} = {stored.get(field)!r}, this run has "
-                    f"{header.get(field)!r}; delete the folder or choose another"
-                )
+        refuse_other(folder, header)
         return cls(folder, "r+")
 
     def _entry(self, image_id: int, flip: int) -> int:

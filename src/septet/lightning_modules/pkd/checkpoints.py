@@ -95,9 +95,10 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         with torch.serialization.safe_globals(_allowed()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # whatever a foreign file provokes: KeyError, UnpicklingError, EOFError ...
         raise ValueError(
-            f"{path} was refused: no weights-only torch file (arbitrary pickles are never executed): {_reason(error)}"
+            f"{path} was refused: no weights-only torch file (arbitrary pickles are never executed; read are "
+            f"checkpoints of mmdet, mmrazor and Lightning, and bare state dicts): {_reason(error)}"
         ) from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")

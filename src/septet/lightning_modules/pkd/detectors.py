@@ -56,7 +56,15 @@ def _read(source: str) -> Any:
     import_mmdet()
     from mmengine.config import Config
 
-    return Config.fromfile(str(path))
+    try:
+        return Config.fromfile(str(path))
+    except Exception as error:  # a configuration is code: it may raise anything
+        raise ValueError(f"the configuration {path} cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error.args[0] if isinstance(error, KeyError) and error.args else error).split("\n")
+    return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
 
 
 def model_config(source: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +82,10 @@ def model_config(source: str | Mapping[str, Any]) -> dict[str, Any]:
     elif "_base_" in source:
         base = _read(str(source["_base_"]))
         changes = {key: value for key, value in source.items() if key != "_base_"}
-        base.merge_from_dict(_plain(changes if "model" in changes else {"model": changes}))
+        try:
+            base.merge_from_dict(_plain(changes if "model" in changes else {"model": changes}))
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{source['_base_']} cannot be changed by {changes}: {_first_line(error)}") from error
         content = base.to_dict()
     else:
         content = source
@@ -102,7 +113,9 @@ def _without_downloads(model: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def build_detector(source: str | Mapping[str, Any], *, pretrained: bool, initialise: bool) -> nn.Module:
+def build_detector(
+    source: str | Mapping[str, Any], *, pretrained: bool, initialise: bool, role: str = "detector"
+) -> nn.Module:
     """Build an mmdet detector whose maps can be recorded.
 
     Batch norm is the ordinary one (SyncBN fails on CPU; Lightning's ``sync_batchnorm`` converts), and activations
@@ -112,6 +125,10 @@ def build_detector(source: str | Mapping[str, Any], *, pretrained: bool, initial
         source: see :func:`model_config`.
         pretrained: keep ``init_cfg`` entries of type Pretrained, which may download.
         initialise: call ``init_weights`` (the runner's duty in mmengine).
+        role: name in messages.
+
+    Raises:
+        ValueError: a configuration that cannot be built, weights that cannot be fetched.
     """
     import_mmdet()
     from mmdet.registry import MODELS
@@ -119,14 +136,40 @@ def build_detector(source: str | Mapping[str, Any], *, pretrained: bool, initial
     from mmengine.model import revert_sync_batchnorm
 
     config = model_config(source)
-    model = MODELS.build(ConfigDict(config if pretrained else _without_downloads(config)))
+    try:
+        model = MODELS.build(ConfigDict(config if pretrained else _without_downloads(config)))
+    except ImportError:
+        raise
+    except Exception as error:  # each module checks its own arguments in its own way
+        remedy = "; a part given on the command line replaces the whole part: give its type and all its keys, or _base_"
+        hint = remedy if 'must contain the key "type"' in str(error) else ""
+        raise ValueError(f"the {role}'s configuration cannot be built: {_first_line(error)}{hint}") from error
     model = revert_sync_batchnorm(model)
     for module in model.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False
     if initialise:
-        quietly_initialise(model)
+        _initialise(model, pretrained, role)
     return model  # type: ignore[no-any-return]
+
+
+def _initialise(model: Any, pretrained: bool, role: str) -> None:
+    """``init_weights``; weights that cannot be fetched are named with the remedy."""
+    try:
+        quietly_initialise(model)
+    except OSError as error:  # urllib's errors are among them
+        if not pretrained:
+            raise
+        names = sorted({str(c["checkpoint"]) for c in _pretrained(model)})
+        raise ValueError(
+            f"the {role}'s pretrained weights {', '.join(names)} cannot be fetched ({_first_line(error)}); "
+            "set pretrained: false, or give the weights as student_checkpoint"
+        ) from error
+
+
+def _pretrained(model: nn.Module) -> list[Mapping[str, Any]]:
+    found = [getattr(module, "init_cfg", None) for module in model.modules()]
+    return [c for c in found if isinstance(c, Mapping) and c.get("type") == "Pretrained" and "checkpoint" in c]
 
 
 def quietly_initialise(model: Any) -> None:
@@ -193,6 +236,11 @@ def probe(model: Any, tap: str) -> Geometry:
         model.eval()
         model.extract_feat(next(model.parameters()).new_zeros(1, 3, _PROBE, _PROBE))
         maps = recorder.take()
+    except (RuntimeError, TypeError, AssertionError, IndexError) as error:
+        raise ValueError(
+            f"the parts of the {type(model).__name__} do not fit together ({_first_line(error)}); check in_channels "
+            "and out_channels of backbone and neck"
+        ) from error
     finally:
         recorder.close()
         for module, mode in modes.items():

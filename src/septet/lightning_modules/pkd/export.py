@@ -12,6 +12,14 @@ from septet.lightning_modules.pkd.detectors import model_config
 CHOICES = ("best", "last", "none")
 KEY = "pkd_student"
 """Where a distiller's checkpoint describes its student."""
+_HEAD = '''"""Student exported by septet, for any mmdet:
+
+    from septet.kernels.detection import install
+    install()  # before mmdet, and only where mmcv has no compiled operators (mmcv._ext)
+    from mmdet.apis import inference_detector, init_detector
+    detector = init_detector("student.py", "student.pth", device="cpu")
+    result = inference_detector(detector, "picture.jpg")
+"""'''
 
 
 def describe_student(config: str | Mapping[str, Any], data: Any) -> dict[str, Any]:
@@ -39,7 +47,7 @@ def config_text(student: Mapping[str, Any]) -> str:
     resize = {"type": "Resize", "scale": scale, "keep_ratio": True}
     pipeline = [{"type": "LoadImageFromFile"}, resize, {"type": "PackDetInputs", "meta_keys": keys}]
     lines = [
-        '"""Student exported by septet; load the .pth beside it with mmdet.apis.init_detector."""',
+        _HEAD,
         f"classes = {classes!r}",
         'metainfo = {"classes": classes}',
         f"image_scale = {scale!r}",

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from septet.lightning_modules.pkd.cache import prepare_folder
 from septet.lightning_modules.pkd.checkpoints import LoadReport, load_strict, read_detector_state
 from septet.lightning_modules.pkd.curves import Curves, gradient_share
 from septet.lightning_modules.pkd.detectors import Tap, build_detector, model_config, num_classes, probe, to_coco
@@ -34,8 +35,8 @@ class DetectionDistiller(Task):
 
     Args:
         student: mmdet name, file or dictionary of the student.
-        teachers: frozen detectors.
-        losses: distillation terms; none trains the plain student.
+        teachers: frozen detectors, each a :class:`TeacherSpec` or a mapping of its attributes.
+        losses: distillation terms, each a :class:`LossSpec` or a mapping; none trains the plain student.
         preflight: prove before training that both networks really loaded.
         min_teacher_ap: lowest acceptable AP of each teacher on the preflight images.
         cache: folder for the teachers' maps; only with fixed-size pipelines.
@@ -52,7 +53,8 @@ class DetectionDistiller(Task):
         preflight_images: validation images on which the preflight measures the teachers' AP.
 
     Raises:
-        ValueError: losses that name no teacher, a teacher without weights under preflight, an unknown ``export``.
+        ValueError: losses that name no teacher, a teacher without weights under preflight, an unknown ``export``,
+            an unknown key or a value of the wrong kind in a teacher or loss.
     """
 
     monitor: ClassVar[str] = "val/ap"
@@ -61,8 +63,8 @@ class DetectionDistiller(Task):
     def __init__(
         self,
         student: str | dict[str, Any],
-        teachers: Sequence[TeacherSpec] = (),
-        losses: Sequence[LossSpec] = (),
+        teachers: Sequence[dict[str, Any] | TeacherSpec] = (),  # a list given later replaces the whole list
+        losses: Sequence[dict[str, Any] | LossSpec] = (),
         *,
         preflight: bool = True,
         min_teacher_ap: float | None = None,
@@ -83,7 +85,7 @@ class DetectionDistiller(Task):
         self.teacher_specs = teacher_specs(teachers)
         self.loss_specs = loss_specs(losses, len(self.teacher_specs))
         self.save_hyperparameters(ignore=["teachers", "losses"])
-        self.save_hyperparameters({"teachers": plain(self.teacher_specs), "losses": plain(self.loss_specs)})
+        self.save_hyperparameters({"teachers": plain(teachers), "losses": plain(losses)})
         if preflight and any(spec.checkpoint is None for spec in self.teacher_specs):
             raise ValueError("a teacher has no checkpoint: random weights teach nothing; give one or preflight: false")
         self.student_config, self.student_checkpoint, self.pretrained = student, student_checkpoint, pretrained
@@ -112,7 +114,8 @@ class DetectionDistiller(Task):
         if self.student is not None:
             return
         self.student_model = model_config(self.student_config)  # read once: the file may change while training
-        self.student = build_detector(self.student_model, pretrained=self.pretrained, initialise=True)
+        fetch = self.pretrained and (self._trainer is None or self.trainer.state.fn == "fit")  # others load a file
+        self.student = build_detector(self.student_model, pretrained=fetch, initialise=True, role="student")
         if self.student_checkpoint is not None:
             self.student_report = load_strict(self.student, read_detector_state(self.student_checkpoint))
             _log.info("student weights from %s: %s", self.student_checkpoint, self.student_report)
@@ -120,6 +123,8 @@ class DetectionDistiller(Task):
         geometry = {name: probe(self.student, name) for name in names}
         self._taps = {name: Tap(self.student, name) for name in names}
         self.teachers = [Teacher(spec, self._teacher_tap(i)) for i, spec in enumerate(self.teacher_specs)]
+        for number, teacher in enumerate(self.teachers):
+            _log.info("teacher %d: %s", number, teacher.source())
         self.losses.extend(
             DistillTerm(spec, geometry[spec.student_tap], self.teachers[spec.teacher].geometry)
             for spec in self.loss_specs
@@ -167,6 +172,8 @@ class DetectionDistiller(Task):
     def verify(self, datamodule: Any) -> PreflightReport:
         """The preflight without a trainer, for ``septet data verify coco -c CONFIG``."""
         datamodule.setup("fit")
+        if self.teacher_specs and self.cache is not None:
+            prepare_folder(Path(self.cache))
         return preflight(self, datamodule, self.preflight_images)
 
     def _place(self) -> None:
@@ -180,11 +187,16 @@ class DetectionDistiller(Task):
         """Preflight, then the source of teacher maps."""
         self._place()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.teachers and self.cache is not None:
+            prepare_folder(Path(self.cache))
         if self.run_preflight and self.teachers and not getattr(self.trainer, "fast_dev_run", 0):
             report = preflight(self, data, self.preflight_images)
             self.save_media("preflight.json", report.to_json())
             self.print(str(report))
             report.refuse()
+        else:
+            for number, teacher in enumerate(self.teachers):
+                self.print(f"teacher {number}: {teacher.source()}")
         if self.teachers and self.cache is not None:
             self._supply = FeatureSupply.with_cache(self.teachers, data, Path(self.cache), self.cache_limit_gb)
         else:
@@ -269,8 +281,9 @@ class DetectionDistiller(Task):
         self._place()
 
     def on_test_start(self) -> None:
-        """As for validation."""
+        """As for validation; says which images are scored."""
         self._place()
+        self.print(f"test images: {self.trainer.datamodule.describe('test')}")  # type: ignore[attr-defined]
 
     def _evaluate(self, batch: Any) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -336,9 +349,13 @@ class DetectionDistiller(Task):
         return self._writer.add(self.detect(batch))
 
     def on_predict_end(self) -> None:
-        """Write ``predictions.json``."""
-        if self._writer is not None:
-            self._writer.close()
+        """Write ``predictions.json``; runs after the command line's own writer of ``predictions.csv``."""
+        if self._writer is None:
+            return
+        rank = self.global_rank
+        self._writer.close("predictions.csv" if rank == 0 else f"predictions-{rank}.csv")
+        if not self._writer.detections:
+            self.print(f"0 boxes in {len(self._writer.images)} images: none scores above the student's score_thr")
 
     def on_fit_end(self) -> None:
         """Leave the student as a plain mmdet checkpoint with a runnable configuration."""

@@ -1,5 +1,6 @@
 """``septet predict``: COCO detections and pictures of a folder of images."""
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from septet.lightning_modules.pkd.detectors import to_coco
 from septet.lightning_modules.pkd.pictures import draw_boxes, read_image
 
 _MIN_SCORE = 0.3
+_COLUMNS = ("image", "image_id", "category", "score", "x", "y", "width", "height")
 
 
 class PredictionWriter:
@@ -47,11 +49,20 @@ class PredictionWriter:
 
     def _row(self, name: str, detection: dict[str, Any]) -> dict[str, Any]:
         x, y, w, h = detection["bbox"]
-        row = {"image": name, "image_id": detection["image_id"], "category": self.names[detection["category_id"]]}
-        return {**row, "score": detection["score"], "x": x, "y": y, "width": w, "height": h}
+        category = self.names[detection["category_id"]]
+        values = (name, detection["image_id"], category, detection["score"], x, y, w, h)
+        return dict(zip(_COLUMNS, values, strict=True))
 
-    def close(self) -> None:
-        """Write ``predictions.json``: the COCO detections, beside ``predictions_images.json``, their images."""
+    def close(self, csv_name: str = "predictions.csv") -> None:
+        """Write ``predictions.json``: the COCO detections, beside ``predictions_images.json``, their images.
+
+        Args:
+            csv_name: table of the rows, which the command line writes; only its header is written here where there
+                is no detection, so that none of an earlier call stays.
+        """
+        if not self.detections:
+            with (self.folder / csv_name).open("w", newline="") as handle:
+                csv.writer(handle).writerow(_COLUMNS)
         (self.folder / "predictions.json").write_text(json.dumps(self.detections))
         categories = [{"id": k, "name": v} for k, v in self.names.items()]
         listing = {"images": self.images, "categories": categories}

@@ -22,6 +22,15 @@ from septet.lightning_modules.task import rng_state, set_rng_state
 
 _DEAD_STD = 1e-4
 _DEAD_SHARE = 0.05
+_LARGEST_RATIO = 1e5
+"""A gradient ratio above it says that the detection loss does not reach the level yet, not how much larger KD is."""
+
+
+def _ratio_text(ratio: float | None) -> str:
+    """A gradient ratio for the terminal."""
+    if ratio is None:
+        return "-"
+    return f"{ratio:.3g}" if ratio <= _LARGEST_RATIO else "- (detection gradient ~ 0)"
 
 
 @dataclass
@@ -48,8 +57,8 @@ class LevelReport:
 
     def __str__(self) -> str:
         """One line; a dash where a figure is not defined."""
-        r, ratio = (f"{x:.3g}" if x is not None else "-" for x in (self.mean_r, self.gradient_ratio))
-        shares = f"loss {self.loss:.4f}, mean r {r}, gradient KD : detection {ratio}"
+        r = f"{self.mean_r:.3g}" if self.mean_r is not None else "-"
+        shares = f"loss {self.loss:.4f}, mean r {r}, gradient KD : detection {_ratio_text(self.gradient_ratio)}"
         return f"levels {self.pair} of strides {self.strides}: {shares}"
 
 
@@ -86,17 +95,18 @@ class PreflightReport:
             for tap in sorted(self.student_strides)
         ]
         for number, teacher in enumerate(self.teachers):
+            lines.append(f"  teacher {number}: {teacher['source']}: {teacher['load']}")
             lines.append(
-                f"  teacher {number}: {teacher['load']}; AP {teacher['ap']:.3f}, AP50 {teacher['ap50']:.3f}; strides "
-                f"{teacher['strides']}, channels {teacher['channels']}, preprocessor "
+                f"    AP {teacher['ap']:.3f}, AP50 {teacher['ap50']:.3f}; strides {teacher['strides']}, "
+                f"channels {teacher['channels']}, preprocessor "
                 f"{'as the student' if teacher['same_preprocessor'] else 'of its own (batches are converted)'}"
             )
         if self.detection_loss is not None:
             lines.append(f"  first batch: detection loss {self.detection_loss:.4f}")
         for name, levels in self.levels.items():
             lines += [f"  {name} {x}" for x in levels]
-            share = self.gradient_shares.get(name)
-            lines.append(f"  {name} all levels: gradient KD : detection {'-' if share is None else f'{share:.3g}'}")
+            share = _ratio_text(self.gradient_shares.get(name))
+            lines.append(f"  {name} all levels: gradient KD : detection {share}")
         lines += [f"  warning: {text}" for text in self.warnings] + [f"  ERROR: {text}" for text in self.errors]
         return "\n".join(lines)
 
@@ -116,6 +126,21 @@ def _untouched(module: Any) -> Iterator[None]:
             submodule.training = mode
         module.student.zero_grad(set_to_none=True)
         set_rng_state(state)
+
+
+@contextmanager
+def _parts_fit(who: str, what: str) -> Iterator[None]:
+    """A failing forward pass as one line (ValueError); memory that runs out is another matter."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, IndexError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"{who} cannot compute {what} ({type(error).__name__}: {reason}); check channels, number of levels, "
+            "anchors and classes of its head"
+        ) from error
 
 
 def _batches(data: Any, split: str, images: int) -> Iterator[dict[str, Any]]:
@@ -152,7 +177,8 @@ def _check_teacher(number: int, module: Any, data: Any, images: int, out: Prefli
         text = f"teacher {number} has {known} classes, the data {len(data.classes)}: its AP cannot be measured"
         out.warnings.append(text)
     else:
-        ap, ap50 = _teacher_ap(teacher, data, images)
+        with _parts_fit(f"teacher {number}", "boxes"):
+            ap, ap50 = _teacher_ap(teacher, data, images)
     names = list(teacher.classes)
     if names and names != list(data.classes):
         out.warnings.append(
@@ -165,6 +191,7 @@ def _check_teacher(number: int, module: Any, data: Any, images: int, out: Prefli
         out.errors.append(f"teacher {number} has AP {ap:.3f} on {out.images} images, below min_teacher_ap {floor}")
     normal = Normalisation.of(module.student.data_preprocessor)
     out.teachers.append({
+        "source": teacher.source(),
         "load": str(teacher.report) if teacher.report else "random weights",
         "load_counts": _counts(teacher.report),
         "ap": ap, "ap50": ap50,
@@ -197,7 +224,8 @@ def _first_batch(module: Any, data: Any, out: PreflightReport) -> None:
     """Losses, correlations and gradient shares at the student's taps on one training batch."""
     module.student.train()
     batch = next(_batches(data, "train", data.batch_size))
-    total, _, prepared = module.student_loss(copy.deepcopy(batch))
+    with _parts_fit("the student", "its loss on the first batch"):
+        total, _, prepared = module.student_loss(copy.deepcopy(batch))
     out.detection_loss = float(total.detach())
     if not math.isfinite(out.detection_loss):
         out.errors.append("the student's detection loss on the first batch is not a number")

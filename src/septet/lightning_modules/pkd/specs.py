@@ -1,11 +1,34 @@
 """What a user writes about teachers and losses."""
 
+import difflib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 METHODS = ("pkd", "fitnet", "cwd", "mgd", "fgd")
 PRECISIONS = ("32", "bf16", "16")
+_Spec = TypeVar("_Spec", "TeacherSpec", "LossSpec")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type; whole numbers count as float, truth values never as numbers."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, option) for option in get_args(kind))
+    plain_type = get_origin(kind) or kind
+    if plain_type in (int, float):
+        return isinstance(value, int if plain_type is int else (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (list, tuple) if plain_type is list else Mapping if plain_type is dict else plain_type)
+
+
+def _check_types(spec: "TeacherSpec | LossSpec", name: str) -> None:
+    """Refuse a value of another type than its field's (ValueError)."""
+    for entry in fields(spec):
+        value = getattr(spec, entry.name)
+        if not _fits(value, entry.type):
+            kind = getattr(entry.type, "__name__", None) if get_origin(entry.type) is None else None
+            raise ValueError(f"{entry.name} of a {name} must be {kind or entry.type}, got {value!r}")
 
 
 @dataclass
@@ -28,6 +51,9 @@ class TeacherSpec:
 
     def __post_init__(self) -> None:
         """Refuse unknown options."""
+        if isinstance(self.precision, int) and not isinstance(self.precision, bool):
+            self.precision = str(self.precision)
+        _check_types(self, "teacher")
         if self.mode not in ("eval", "mmrazor"):
             raise ValueError(f"unknown teacher mode {self.mode!r}; choose eval or mmrazor")
         if self.precision not in PRECISIONS:
@@ -66,7 +92,13 @@ class LossSpec:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse unknown methods and impossible epochs."""
+        """Refuse unknown methods, weights that are no weight, and impossible epochs."""
+        _check_types(self, "loss")
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(
+                f"weight of a {self.method} loss must be a finite number of at least 0, got {self.weight}; "
+                "pkd takes 6 for a two-stage teacher, 10 for a one-stage one"
+            )
         if self.method not in METHODS:
             raise ValueError(f"unknown distillation method {self.method!r}; choose from {', '.join(METHODS)}")
         if self.start < 0 or self.ramp < 0 or (self.stop is not None and self.stop <= self.start):
@@ -79,20 +111,37 @@ class LossSpec:
         return min(1.0, (epoch - self.start + 1) / self.ramp) if self.ramp else 1.0
 
 
+def _spec(kind: type[_Spec], name: str, value: Any) -> _Spec:
+    """A spec from itself or from a mapping, whose keys are those of the spec."""
+    if isinstance(value, kind):
+        return value
+    known = [entry.name for entry in fields(kind)]
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a {name} is a mapping of {', '.join(known)}, got {value!r}")
+    for key in value:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown key {str(key)!r} of a {name}; {hint}it has {', '.join(known)}")
+    if kind is TeacherSpec and "config" not in value:
+        raise ValueError(f"a teacher needs config (an mmdet name, file or dictionary), got {dict(value)}")
+    return kind(**value)
+
+
 def teacher_specs(values: Sequence[TeacherSpec | Mapping[str, Any]]) -> list[TeacherSpec]:
-    """Specs from specs or from the plain mappings that checkpoints hold."""
-    return [TeacherSpec(**v) if isinstance(v, Mapping) else v for v in values]
+    """Specs from specs or from the plain mappings that checkpoints and configurations hold (ValueError if wrong)."""
+    return [_spec(TeacherSpec, "teacher", value) for value in values]
 
 
 def loss_specs(values: Sequence[LossSpec | Mapping[str, Any]], num_teachers: int) -> list[LossSpec]:
     """The same for losses, checked against the number of teachers."""
-    specs = [LossSpec(**v) if isinstance(v, Mapping) else v for v in values]
+    specs = [_spec(LossSpec, "loss", value) for value in values]
     for spec in specs:
         if not 0 <= spec.teacher < num_teachers:
             raise ValueError(f"a loss names teacher {spec.teacher}, but there are {num_teachers} teachers")
     return specs
 
 
-def plain(specs: Sequence[TeacherSpec | LossSpec]) -> list[dict[str, Any]]:
-    """Mappings of plain types, for checkpoints."""
-    return [asdict(spec) for spec in specs]
+def plain(values: Sequence[TeacherSpec | LossSpec | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mappings of plain types, for checkpoints; as given, so that they equal the configuration's."""
+    return [dict(value) if isinstance(value, Mapping) else asdict(value) for value in values]

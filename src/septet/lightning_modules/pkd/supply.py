@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from septet.lightning_modules.pkd.cache import FeatureCache
+from septet.lightning_modules.pkd.cache import FeatureCache, refuse_other
 from septet.lightning_modules.pkd.preprocess import Normalisation
 from septet.lightning_modules.pkd.teachers import Teacher
 
@@ -39,7 +39,7 @@ class FeatureSupply:
             limit_gb: refuse larger caches.
 
         Raises:
-            ValueError: a random-geometry pipeline, or several processes.
+            ValueError: a random-geometry pipeline, several processes, a cache of another teacher or other transforms.
         """
         if not data.fixed_geometry():
             raise ValueError("the feature cache needs a fixed-size pipeline; remove train_pipeline or set cache: null")
@@ -49,6 +49,10 @@ class FeatureSupply:
         supply._folder, supply._limit_gb = folder, limit_gb
         supply._images = data.train_image_ids()
         supply._header = {"transforms": data.transform_hash()}
+        for number, teacher in enumerate(teachers):
+            if (folder / f"teacher{number}" / "header.json").is_file():
+                known = {**teacher.identity(), **supply._header}
+                refuse_other(folder / f"teacher{number}", known, whole=False)
         return supply
 
     def features(

@@ -38,7 +38,9 @@ class Teacher:
         self.report: LoadReport | None = None
         self.classes: tuple[str, ...] = ()
         with torch.random.fork_rng(devices=[]):
-            self.model: Any = build_detector(spec.config, pretrained=False, initialise=spec.checkpoint is None)
+            self.model: Any = build_detector(
+                spec.config, pretrained=False, initialise=spec.checkpoint is None, role="teacher"
+            )
         if spec.checkpoint is not None:
             part = "teacher" if _holds_teacher(spec.checkpoint) else "student"
             state = read_detector_state(spec.checkpoint, part=part)
@@ -51,6 +53,12 @@ class Teacher:
         self._extract: Any = self.model.extract_feat
         if spec.compile:
             self._extract = torch.compile(self._extract, dynamic=True)  # type: ignore[arg-type]
+
+    def source(self) -> str:
+        """One line: the configuration, and the checkpoint that was loaded."""
+        config = self.spec.config
+        name = config.get("_base_", config.get("type", "dictionary")) if isinstance(config, dict) else config
+        return f"{name} with {self.spec.checkpoint or 'random weights'}"
 
     def set_mode(self) -> None:
         """Eval mode; with ``mode: mmrazor`` only batch norm, the rest (drop path ...) trains on as there."""
