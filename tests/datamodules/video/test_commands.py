@@ -54,6 +54,12 @@ def test_a_street_along_a_real_track(tmp_path):
         main("generate", [str(tmp_path / "segment"), "--along"])
 
 
+@pytest.mark.parametrize("size", [("32", "64"), ("65", "96")])
+def test_a_street_of_an_impossible_size(tmp_path, size):
+    with pytest.raises(ValueError, match="both must be even and at least 64"):
+        main("generate", [str(tmp_path), "--along", "--size", *size])
+
+
 def test_fetch_says_where(capsys):
     assert main("fetch", []) == 0
     assert "DrivingDojo" in capsys.readouterr().out

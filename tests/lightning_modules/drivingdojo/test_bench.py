@@ -16,3 +16,18 @@ def test_quick_bench():
     decode = rows[0]
     assert decode["ratio"] == pytest.approx(decode["value"] / decode["peer_value"])
     assert "pixel difference" in decode["note"]
+
+
+def test_quick_bench_of_a_gpu_runs_anywhere():
+    from septet.launch.bench.drivingdojo_gpu import rows
+
+    found = rows("cpu", quick=True)
+    names = [row["name"] for row in found]
+    assert len(names) == len(set(names))
+    assert any("checkpointing" in name for name in names)
+    for row in found:
+        assert row["value"] > 0
+        if row["peer"]:
+            assert row["ratio"] == pytest.approx(row["peer_value"] / row["value"])
+    steps = [row for row in found if row["name"].startswith("train step: small")]
+    assert all("tokens/s" in row["note"] and "TFLOP" in row["note"] for row in steps)

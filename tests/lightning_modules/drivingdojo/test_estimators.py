@@ -9,12 +9,15 @@ from tests.support.paths import golden, shared_data
 
 from septet.datamodules.video import Camera, StreetSimulator
 from septet.datamodules.video.readers import KittiReader
+from septet.lightning_modules.drivingdojo.bonnet import rows_below
 from septet.lightning_modules.drivingdojo.estimators import build_estimator
 from septet.lightning_modules.drivingdojo.metrics import score_clip
+from septet.lightning_modules.drivingdojo.pool import mask_list
 from septet.lightning_modules.drivingdojo.trajectory import (
     EstimatorPool,
     InverseDynamicsEstimator,
     OpenCVEstimator,
+    OracleEstimator,
     PycolmapEstimator,
     Trajectory,
     bonnet_mask,
@@ -73,8 +76,9 @@ def test_pycolmap_on_the_official_generated_clip():
     with np.load(golden("drivingdojo", "aif_sample.npz")) as file:
         commanded = torch.from_numpy(file["commanded"])
         camera = Camera("OPENCV_FISHEYE", tuple(file["intrinsics_opencv_fisheye"].tolist()), 576, 320)
-    mask = torch.zeros(320, 576, dtype=torch.bool)
-    mask[286:] = True
+    mask = bonnet_mask(frames)
+    assert mask[286:].all()
+    assert not mask[:280].any()
     path = PycolmapEstimator(max_features=4096).estimate(frames, camera, mask)
     score = score_clip(commanded, path)
     assert int(path.valid.sum()) == 30
@@ -123,10 +127,92 @@ def test_bonnet_mask_finds_rows_that_stand_still():
     assert not mask[:34].any()
 
 
+def _mirroring(rows=120, columns=200, rim=100, frames=12):
+    """A moving world above a bonnet that mirrors it: both change as much, only the rim stands still."""
+    generator = torch.Generator().manual_seed(0)
+    world = torch.randint(0, 60, (frames, 3, rows, columns), generator=generator)
+    world[:, :, rim:] += 150
+    return world.to(torch.uint8)
+
+
+def test_bonnet_mask_finds_the_rim_of_a_mirroring_bonnet():
+    mask = bonnet_mask(_mirroring())
+    first = int(mask.any(1).nonzero()[0])
+    assert 92 <= first <= 100
+    assert mask[first:].all()
+    narrow = _mirroring()
+    narrow[..., 40:] = torch.randint(0, 60, narrow[..., 40:].shape, generator=torch.Generator().manual_seed(1)).byte()
+    assert not bonnet_mask(narrow).any()
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.02])
+def test_a_street_has_no_bonnet(bend):
+    clip = StreetSimulator(128, 224).clip(1, actions=torch.tensor([[0.9, bend]]).repeat(8, 1))
+    assert not bonnet_mask(clip.frames).any()
+    assert not bonnet_mask(clip.frames[:1].expand(6, -1, -1, -1)).any()
+
+
+def test_bonnet_of_the_official_clip():
+    from septet.datamodules.video.decode import read_image
+
+    folder = shared_data("video/dojo_aif_sample/images")
+    frames = torch.stack([torch.from_numpy(read_image(folder / f"{i}.jpg")) for i in range(0, 30, 2)])
+    assert 280 <= int(bonnet_mask(frames).any(1).nonzero()[0]) <= 287
+
+
+def test_no_bonnet_on_kitti():
+    reader = KittiReader(shared_data("video/kitti_odo_a"))
+    clip = reader.read(reader.clips[0], frames=15, size=(185, 613))
+    assert not bonnet_mask(clip.frames).any()
+
+
+def test_a_row_below_which_all_is_ignored():
+    mask = rows_below(30, 40, 20)
+    assert mask.shape == (40, 20)
+    assert mask[30:].all()
+    assert not mask[:30].any()
+    with pytest.raises(ValueError, match="bonnet=40 is not a row"):
+        rows_below(40, 40, 20)
+
+
+def test_masks_one_per_clip():
+    masks = [torch.zeros(4, 4).bool(), None]
+    assert mask_list(masks, 2) == masks
+    assert mask_list(masks[0], 2) == [masks[0]] * 2
+    with pytest.raises(ValueError, match="2 masks beside 3 clips"):
+        mask_list(masks, 3)
+
+
+def test_a_pool_tells_estimators_and_masks_apart():
+    clip = StreetSimulator().clip(0)
+    pool = EstimatorPool(InverseDynamicsEstimator())
+    before = pool._key(clip.frames, clip.camera, None)
+    assert pool._key(clip.frames, clip.camera, torch.zeros(32, 64).bool()) != before
+    pool.estimator.sha256 = "another file"
+    assert pool._key(clip.frames, clip.camera, None) != before
+    one = OracleEstimator(clip.R, clip.C)
+    assert EstimatorPool(one)._key(clip.frames, None, None) != EstimatorPool(OracleEstimator(clip.R, clip.C + 1))._key(
+        clip.frames, None, None
+    )
+    pool.estimate_many([clip.frames] * 3, [clip.camera] * 3)
+    assert pool.runs == 1
+
+
+def test_a_clip_that_takes_too_long_fails():
+    pytest.importorskip("pycolmap")
+    clip = StreetSimulator(32, 64).clip(0, 2)
+    path = PycolmapEstimator(timeout=0.01).estimate(clip.frames, clip.camera)
+    assert path.info["reason"] == "timeout"
+    assert score_clip(DRIVE[:1], path).status == "failed"
+
+
 def test_estimators_by_name(tmp_path):
     assert build_estimator("inverse_dynamics")[1] is True
     assert isinstance(build_estimator("pycolmap")[0], PycolmapEstimator)
     assert isinstance(build_estimator("opencv")[0], OpenCVEstimator)
+    assert build_estimator("pycolmap", {"matcher": "sequential:5"})[0].matcher == "sequential:5"
+    with pytest.raises(ValueError, match="does not take overlap"):
+        build_estimator("pycolmap", {"overlap": 5})
     with pytest.raises(FileNotFoundError, match="fit configs"):
         build_estimator("nothing.pt")
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "other.pt")

@@ -7,7 +7,12 @@ import torch
 from lightning.pytorch import Trainer
 
 from septet.datamodules.video import StreetSimulator, VideoClips
-from septet.lightning_modules.drivingdojo.inverse import InverseDynamics, InverseDynamicsEstimator, small_frames
+from septet.lightning_modules.drivingdojo.inverse import (
+    InverseDynamics,
+    InverseDynamicsEstimator,
+    blurred,
+    small_frames,
+)
 
 
 def test_fit_export_and_estimate(tmp_path):
@@ -49,3 +54,13 @@ def test_frames_of_another_size_are_averaged():
 def test_bad_learning_rate():
     with pytest.raises(ValueError, match="lr=0"):
         InverseDynamics(lr=0)
+
+
+def test_blur_keeps_flat_frames_and_sharp_ones_where_it_is_zero():
+    frames = torch.rand(3, 3, 32, 64, generator=torch.Generator().manual_seed(0))
+    soft = blurred(frames, torch.tensor([0.0, 0.5, 1.2]))
+    torch.testing.assert_close(soft[0], frames[0])
+    assert soft[2].std() < soft[1].std() < frames.std()
+    torch.testing.assert_close(blurred(torch.full((1, 3, 32, 64), 0.3), torch.ones(1)), torch.full((1, 3, 32, 64), 0.3))
+    with pytest.raises(ValueError, match="must not be negative"):
+        InverseDynamics(blur=-1.0)

@@ -185,6 +185,10 @@ def test_size_small_has_the_stated_parameters():
         ({"lr": 0.0}, "lr=0"),
         ({"dropout": (0.5, 0.5, 0.5)}, "three shares"),
         ({"lora_rank": 4}, "lora_rank"),
+        ({"aif_workers": -1}, "aif_workers=-1"),
+        ({"extractors": {"is": "a.pt"}}, "unknown extractors is"),
+        ({"bonnet": 32}, "bonnet=32"),
+        ({"bonnet": "hood"}, "bonnet='hood'"),
     ],
 )
 def test_bad_settings(settings, message):

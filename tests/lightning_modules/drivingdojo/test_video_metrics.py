@@ -51,6 +51,13 @@ def test_an_extractor_is_named_by_its_weights(tmp_path):
         torchscript(tmp_path / "other.pt")
 
 
+def test_one_clip_has_no_distance():
+    metric = VideoFrechetDistance(random_conv3d())
+    metric.update(_clips(1), real=True)
+    metric.update(_clips(1), real=False)
+    assert metric.compute().isnan()
+
+
 def test_bad_clips():
     metric = VideoFrechetDistance(FeatureExtractor(torch.nn.Identity(), lambda c: c, "x"))
     with pytest.raises(ValueError, match="expected uint8"):
@@ -66,6 +73,8 @@ def test_drift_measures():
     assert drift.seam_jump(flat.repeat(1, 2, 1, 1, 1), []) != drift.seam_jump(flat, [2])
     assert drift.chunk_seams(1, 8, 20, 3) == [8, 13, 18]
     assert drift.chunk_seams(1, 8, 20, 1) == []
+    assert drift.blocks(1, 8, 20, 3, 5) == [(1, 8), (8, 13), (13, 18), (18, 20)]
+    assert drift.blocks(1, 8, 9, 1, 5) == [(1, 6), (6, 9)]
     assert drift.per_second(torch.arange(7.0), 3) == [1.0, 4.0, 6.0]
 
 

@@ -116,15 +116,15 @@ def render_segment(root: Path, frames: int | None, size: tuple[int, int], seed: 
         seed: of the scene.
 
     Raises:
-        ValueError: if there is a video already, or for an odd size.
+        ValueError: if there is a video already, or for an odd size or one below 64.
     """
     from septet.datamodules.video.decode import write_video
     from septet.datamodules.video.readers import Comma2k19Reader
 
     if (root / "video.hevc").exists():
         raise ValueError(f"{root / 'video.hevc'} exists: it is not overwritten")
-    if size[0] % 2 or size[1] % 2:
-        raise ValueError(f"size={size}: both must be even")
+    if size[0] % 2 or size[1] % 2 or min(size) < 64:
+        raise ValueError(f"size={size}: both must be even and at least 64")
     reader = Comma2k19Reader(root)
     actions, yaw = reader.motion(reader.clips[0], 0, frames)
     clip = StreetSimulator(*size, fov_deg=65.2, supersample=1, fps=20).clip(seed, actions=actions, yaw=yaw)

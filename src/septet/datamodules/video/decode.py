@@ -149,8 +149,15 @@ def _to_array(frame: Any, size: tuple[int, int] | None) -> np.ndarray:
 def write_video(
     path: Path, frames: np.ndarray, fps: int, codec: str = "libx265", container_format: str | None = None
 ) -> None:
-    """Write ``(T, 3, H, W)`` uint8 (even H and W); ``video.hevc`` is a raw stream."""
+    """Write ``(T, 3, H, W)`` uint8 (even H and W); ``video.hevc`` is a raw stream.
+
+    Raises:
+        ValueError: libx265 below 64x64 pixels, where the encoder corrupts memory.
+    """
     import av
+
+    if codec == "libx265" and min(frames.shape[2:]) < 64:
+        raise ValueError(f"libx265 needs at least 64x64 pixels, got {frames.shape[2]}x{frames.shape[3]}")
 
     with av.open(str(path), "w", format=container_format) as container:
         stream: Any = container.add_stream(codec, rate=fps)

@@ -19,11 +19,15 @@ from septet.lightning_modules.drivingdojo import WorldModel
 
 
 def run(device: str, quick: bool) -> list[dict[str, Any]]:
-    """Rows of all parts; CPU seconds where ``device`` is cpu, wall seconds on a GPU."""
+    """Rows of all parts in CPU seconds; on a GPU those of ``drivingdojo_gpu`` in wall seconds."""
+    if device != "cpu":
+        from septet.launch.bench import drivingdojo_gpu
+
+        return drivingdojo_gpu.rows(device, quick)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rows = _decode_rows(quick) + _train_rows(device, quick) + _sampling_rows(device, quick)
+        rows = _decode_rows(quick) + _train_rows(quick) + _sampling_rows(quick)
         return rows + _aif_rows(quick)
     finally:
         torch.set_num_threads(threads)
@@ -34,21 +38,14 @@ def _row(name: str, value: float, unit: str, **more: Any) -> dict[str, Any]:
     return base | {"note": ""} | more
 
 
-def _median(work: Callable[[], Any], repeats: int, device: str = "cpu") -> float:
-    """Median seconds of a call: CPU time, or wall time between synchronisations on a GPU."""
+def _median(work: Callable[[], Any], repeats: int) -> float:
+    """Median CPU seconds of a call."""
     work()
     times = []
     for _ in range(repeats):
-        if device == "cpu":
-            start = time.process_time()
-            work()
-            times.append(time.process_time() - start)
-        else:
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            work()
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
     return statistics.median(times)
 
 
@@ -91,73 +88,40 @@ def _official_read(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB").resize((576, 320)))
 
 
-def _cases(device: str) -> list[tuple[str, dict[str, Any], int]]:
-    """Name, settings and batch of the models that are timed; ``small`` on a GPU only."""
-    cases: list[tuple[str, dict[str, Any], int]] = [("tiny, 7 pairs of 32x64", {"size": "tiny"}, 1)]
-    small = {"size": "small", "frame_size": (64, 128), "frames": 16}
-    if device != "cpu":
-        for batch in (1, 2, 4):
-            cases.append((f"small, 16 frames of 64x128, batch {batch}", small, batch))
-            saving = small | {"gradient_checkpointing": True}
-            cases.append((f"small, 16 frames of 64x128, batch {batch}, checkpointing", saving, batch))
-    return cases
+def _tiny() -> tuple[WorldModel, torch.Tensor, torch.Tensor]:
+    """``tiny`` with a random clip of 8 frames and its motions."""
+    model = WorldModel(size="tiny")
+    model.configure_model()
+    shape = (1, model.frames, 3, *model.frame_size)
+    return model, torch.randint(0, 256, shape, dtype=torch.uint8), torch.rand(1, model.frames - 1, 2)
 
 
-def _clip(model: WorldModel, batch: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    shape = (batch, model.frames, 3, *model.frame_size)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, device=device), torch.rand(
-        batch, model.frames - 1, 2, device=device
-    )
+def _train_rows(quick: bool) -> list[dict[str, Any]]:
+    """Forward, backward and AdamW."""
+    model, frames, actions = _tiny()
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model.loss(frames, actions).backward()
+        optimizer.step()
+
+    seconds = _median(step, 3 if quick else 7)
+    return [_row("train step: tiny, 7 pairs of 32x64", seconds, "CPU s", note="float32, one thread")]
 
 
-def _train_rows(device: str, quick: bool) -> list[dict[str, Any]]:
-    """Forward, backward and AdamW; bf16 on a GPU."""
-    rows = []
-    for name, settings, batch in _cases(device):
-        model = WorldModel(**settings)
-        model.configure_model()
-        model.to(device).train()
-        optimizer = torch.optim.AdamW(model.parameters())
-        frames, actions = _clip(model, batch, device)
-
-        def step(model: WorldModel = model, optimizer: Any = optimizer, clip: Any = (frames, actions)) -> None:
-            optimizer.zero_grad()
-            with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=device != "cpu"):
-                loss = model.loss(*clip)
-            loss.backward()
-            optimizer.step()
-
-        if device != "cpu":
-            torch.cuda.reset_peak_memory_stats()
-        seconds = _median(step, 3 if quick else 7, device)
-        note = (
-            "float32, one thread"
-            if device == "cpu"
-            else f"bf16, peak {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
-        )
-        rows.append(_row(f"train step: {name}", seconds, "CPU s" if device == "cpu" else "s", note=note))
-    return rows
-
-
-def _sampling_rows(device: str, quick: bool) -> list[dict[str, Any]]:
+def _sampling_rows(quick: bool) -> list[dict[str, Any]]:
     """Milliseconds per dreamed frame, and until the first frame of a stream."""
-    rows = []
-    for name, settings, batch in _cases(device):
-        if batch > 1 or "checkpointing" in name:
-            continue
-        model = WorldModel(**settings).eval()
-        model.configure_model()
-        model.to(device)
-        frames, actions = _clip(model, 1, device)
-        for method, steps in (("euler", 4),) if quick else (("euler", 4), ("euler", 8), ("heun", 4), ("dpmpp_2m", 4)):
-            seconds = _median(
-                partial(model.generate, frames[:, :1], actions, method=method, steps=steps),
-                2 if quick else 5, device,
-            )  # fmt: skip
-            rows.append(_row(f"dream: {name}, {method} {steps}", 1000 * seconds / actions.shape[1], "ms/frame"))
-        first = _median(partial(_first_frame, model, frames[:, :1], actions[0]), 2 if quick else 5, device)
-        rows.append(_row(f"first frame of a stream: {name}", 1000 * first, "ms"))
-    return rows
+    model, frames, actions = _tiny()
+    rows, name = [], "tiny, 7 pairs of 32x64"
+    model.eval()
+    for method, steps in (("euler", 4),) if quick else (("euler", 4), ("euler", 8), ("heun", 4), ("dpmpp_2m", 4)):
+        seconds = _median(
+            partial(model.generate, frames[:, :1], actions, method=method, steps=steps), 2 if quick else 5
+        )
+        rows.append(_row(f"dream: {name}, {method} {steps}", 1000 * seconds / actions.shape[1], "ms/frame"))
+    first = _median(partial(_first_frame, model, frames[:, :1], actions[0]), 2 if quick else 5)
+    return [*rows, _row(f"first frame of a stream: {name}", 1000 * first, "ms")]
 
 
 def _first_frame(model: WorldModel, first: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:

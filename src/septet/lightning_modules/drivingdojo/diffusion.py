@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -98,26 +98,27 @@ def sample(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Tenso
         raise ValueError(f"unknown method {method!r}: choose {', '.join(METHODS)}")
     if sigmas.ndim != 1 or len(sigmas) < 2:
         raise ValueError(f"sigmas of shape {tuple(sigmas.shape)}: expected at least a start and an end")
+    moving = [s > 0 for s in sigmas[1:].tolist()]  # known here: asking the device would wait for it at every step
     sigmas = sigmas.to(x.device, x.dtype)
     if method == "dpmpp_2m":
-        return _dpmpp_2m(denoise, x, sigmas)
-    for now, then in itertools.pairwise(sigmas):
+        return _dpmpp_2m(denoise, x, sigmas, moving)
+    for (now, then), more in zip(itertools.pairwise(sigmas), moving, strict=True):
         slope = (x - denoise(x, now)) / now
         moved = x + slope * (then - now)
-        if method == "heun" and then > 0:
+        if method == "heun" and more:
             slope = (slope + (moved - denoise(moved, then)) / then) / 2
             moved = x + slope * (then - now)
         x = moved
     return x
 
 
-def _dpmpp_2m(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Tensor) -> Tensor:
+def _dpmpp_2m(denoise: Callable[[Tensor, Tensor], Tensor], x: Tensor, sigmas: Tensor, moving: Sequence[bool]) -> Tensor:
     """Second-order multistep solver in log sigma; the first step and the step to 0 are of first order."""
     previous: Tensor | None = None
     last_h = x.new_zeros(())
-    for now, then in itertools.pairwise(sigmas):
+    for (now, then), more in zip(itertools.pairwise(sigmas), moving, strict=True):
         clean = denoise(x, now)
-        if then == 0:
+        if not more:
             return clean
         h = (now / then).log()
         mixed = clean if previous is None else (1 + h / (2 * last_h)) * clean - h / (2 * last_h) * previous

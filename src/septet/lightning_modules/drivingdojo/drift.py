@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -50,6 +51,18 @@ def chunk_seams(context: int, frames: int, total: int, reach: int) -> list[int]:
         seams.append(count)
         count += frames - min(reach, frames - 1)
     return [s for s in seams if s > context]
+
+
+def blocks(context: int, frames: int, total: int, reach: int, fps: int) -> list[tuple[int, int]]:
+    """Stretches ``[start, stop)`` of new frames whose drift is compared.
+
+    The chunks of a whole-clip net; seconds for a next-frame net, which has no chunks.
+    """
+    if reach == 1:
+        edges = [*range(context, total, max(1, fps)), total]
+    else:
+        edges = [context, *chunk_seams(context, frames, total, reach), total]
+    return list(itertools.pairwise(edges))
 
 
 def per_second(values: Tensor, fps: float) -> list[float]:

@@ -1,12 +1,11 @@
-"""Geometric estimators of camera paths, and a pool that runs and remembers any of them."""
+"""Geometric estimators of camera paths."""
 
 from __future__ import annotations
 
-import hashlib
+import inspect
 import multiprocessing
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from septet.lightning_modules.drivingdojo.inverse import InverseDynamicsEstimator
-from septet.lightning_modules.drivingdojo.poses import Estimator, Trajectory
+from septet.lightning_modules.drivingdojo.poses import Trajectory
 
 _MISSING = "{} needs the video extra: pip install 'septet[video]'"
 
@@ -269,107 +268,27 @@ def _two_view(cv2: Any, a: Any, b: Any, intrinsics: np.ndarray) -> tuple[np.ndar
     return turn, direction[:, 0], flow
 
 
-class EstimatorPool:
-    """Runs an estimator over many clips in several processes and remembers results by a hash of the frames.
-
-    Args:
-        estimator: any of the estimators.
-        workers: processes; 0 runs here.
-        cache_dir: keep results there; None remembers nothing.
-    """
-
-    def __init__(self, estimator: Estimator, workers: int = 0, cache_dir: str | Path | None = None) -> None:
-        if workers < 0:
-            raise ValueError(f"workers={workers} is below 0")
-        self.estimator, self.workers = estimator, workers
-        self.cache_dir = None if cache_dir is None else Path(cache_dir)
-
-    def estimate(self, frames: Tensor, camera: Any, mask: Tensor | None = None) -> Trajectory:
-        """One clip."""
-        return self.estimate_many([frames], [camera], mask)[0]
-
-    def estimate_many(
-        self, clips: Sequence[Tensor], cameras: Sequence[Any], mask: Tensor | None = None
-    ) -> list[Trajectory]:
-        """All clips, in order; only those that are not remembered run."""
-        files = [self._file(c, k, mask) for c, k in zip(clips, cameras, strict=True)]
-        known = {i: _load(f) for i, f in enumerate(files) if f is not None and f.is_file()}
-        missing = [i for i in range(len(clips)) if i not in known]
-        jobs = [(self.estimator, clips[i], cameras[i], mask) for i in missing]
-        if self.workers and len(jobs) > 1:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(self.workers, len(jobs)), mp_context=context) as pool:
-                results = list(pool.map(_job, jobs))
-        else:
-            results = [_job(job) for job in jobs]
-        for i, result in zip(missing, results, strict=True):
-            known[i] = result
-            if (file := files[i]) is not None:
-                _store(file, result)
-        return [known[i] for i in range(len(clips))]
-
-    def _file(self, frames: Tensor, camera: Any, mask: Tensor | None) -> Path | None:
-        if self.cache_dir is None:
-            return None
-        settings = {k: v for k, v in vars(self.estimator).items() if isinstance(v, (int, float, str))}
-        digest = hashlib.sha256(frames.numpy().tobytes())
-        digest.update(
-            f"{type(self.estimator).__name__}{sorted(settings.items())}{camera}{tuple(frames.shape)}".encode()
-        )
-        if mask is not None:
-            digest.update(mask.numpy().tobytes())
-        return self.cache_dir / f"trajectory-{digest.hexdigest()[:32]}.pt"
-
-
-def _job(job: tuple[Estimator, Tensor, Any, Tensor | None]) -> Trajectory:
-    estimator, frames, camera, mask = job
-    return estimator.estimate(frames, camera, mask)
-
-
-def _store(file: Path, result: Trajectory) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    torch.save({"R": result.R, "C": result.C, "valid": result.valid, "info": result.info}, part)
-    part.replace(file)
-
-
-def _load(file: Path) -> Trajectory:
-    return Trajectory(**torch.load(file, weights_only=True))
-
-
-def bonnet_mask(frames: Tensor, quantile: float = 0.25, start: float = 0.6) -> Tensor:
-    """Rows at the bottom that hardly change over a clip: the car's own bonnet, to be ignored.
-
-    Args:
-        frames: ``(T, 3, H, W)`` uint8.
-        quantile: a row belongs to the bonnet while its median deviation over time is under this share of the
-            picture's median.
-        start: rows above this share of the height never count.
-
-    Returns:
-        ``(H, W)`` bool, True = ignore.
-    """
-    deviation = frames.float().mean(1).std(0)
-    rows = deviation.median(1).values
-    limit = float(rows[: int(start * len(rows))].median()) * quantile
-    mask = torch.zeros(deviation.shape, dtype=torch.bool)
-    for row in range(len(rows) - 1, int(start * len(rows)), -1):
-        if float(rows[row]) > limit:
-            break
-        mask[row] = True
-    return mask
-
-
-def build_estimator(name: str) -> tuple[Any, bool]:
+def build_estimator(name: str, options: Mapping[str, Any] | None = None) -> tuple[Any, bool]:
     """The estimator of a name or of a checkpoint, and whether its paths are in metres.
+
+    Args:
+        name: ``inverse_dynamics``, ``pycolmap``, ``opencv`` or a file of an inverse-dynamics net.
+        options: arguments of the estimator's constructor.
 
     Raises:
         FileNotFoundError: for a checkpoint that is not there.
+        ValueError: for options the estimator does not take.
     """
-    if name == "inverse_dynamics":
-        return InverseDynamicsEstimator(), True
-    if name == "pycolmap":
-        return PycolmapEstimator(), False
-    if name == "opencv":
-        return OpenCVEstimator(), False
-    return InverseDynamicsEstimator(name), True
+    given = dict(options or {})
+    kinds: dict[str, tuple[Any, bool]] = {
+        "inverse_dynamics": (InverseDynamicsEstimator, True),
+        "pycolmap": (PycolmapEstimator, False),
+        "opencv": (OpenCVEstimator, False),
+    }
+    if name not in kinds:
+        given, kinds[name] = {"checkpoint": name} | given, (InverseDynamicsEstimator, True)
+    kind, metric = kinds[name]
+    known = list(inspect.signature(kind).parameters)
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"estimator {name!r} does not take {', '.join(unknown)}: choose {', '.join(known)}")
+    return kind(**given), metric

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,20 +54,24 @@ class InverseDynamics(Task):
         width: of the net.
         lr: peak of the one-cycle schedule of AdamW.
         noise: largest standard deviation of noise added to the frames, which makes it bear dreamed ones.
+        blur: largest standard deviation in pixels of a blur that every frame draws for itself: dreamed frames are less
+            sharp than real ones, and an estimator that never saw a blurred pair reads blur as motion.
 
     Raises:
-        ValueError: ``lr`` not above 0.
+        ValueError: ``lr`` not above 0, ``noise`` or ``blur`` below 0.
     """
 
     monitor: ClassVar[str] = "val/ex"
     mode: ClassVar[str] = "min"
 
-    def __init__(self, width: int = 32, lr: float = 2e-3, noise: float = 0.05) -> None:
+    def __init__(self, width: int = 32, lr: float = 2e-3, noise: float = 0.05, blur: float = 0.0) -> None:
         super().__init__()
         if lr <= 0:
             raise ValueError(f"lr={lr} is not above 0")
-        self.save_hyperparameters({"width": width, "lr": lr, "noise": noise})
-        self.width, self.lr, self.noise = width, lr, noise
+        if min(noise, blur) < 0:
+            raise ValueError(f"noise={noise} and blur={blur} must not be negative")
+        self.save_hyperparameters({"width": width, "lr": lr, "noise": noise, "blur": blur})
+        self.width, self.lr, self.noise, self.blur = width, lr, noise, blur
         self.net: InverseDynamicsNet | None = None
 
     def configure_model(self) -> None:
@@ -88,6 +93,9 @@ class InverseDynamics(Task):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Smooth L1 over all pairs of the batch."""
         frames = small_frames(batch["frames"])
+        if self.blur > 0:
+            sigma = torch.rand(frames.shape[:2], device=frames.device) * self.blur
+            frames = blurred(frames.flatten(0, 1), sigma.flatten()).view_as(frames)
         level = torch.rand(len(frames), 1, 1, 1, 1, device=frames.device) * self.noise
         frames = frames + level * torch.randn_like(frames)
         wanted = step_features(batch["actions"], known_yaw(batch["actions"], batch["yaw"]))
@@ -162,6 +170,7 @@ class InverseDynamicsEstimator:
         state = stored.get("state_dict") if isinstance(stored, dict) else None
         if not state or not any(k.removeprefix("net.").startswith("trunk.") for k in state):
             raise ValueError(f"{path} is not an inverse-dynamics estimator")
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         width = stored.get("width") or stored["hyper_parameters"]["width"]
         self.net = InverseDynamicsNet(width).float().eval()
         self.net.load_state_dict({k.removeprefix("net."): v.float() for k, v in state.items()})
@@ -181,6 +190,19 @@ def small_frames(frames: Tensor) -> Tensor:
         return scaled
     small = F.interpolate(scaled.flatten(0, -4), SIZE, mode="area")
     result: Tensor = small.unflatten(0, frames.shape[:-3])
+    return result
+
+
+def blurred(frames: Tensor, sigma: Tensor) -> Tensor:
+    """Frames ``(N, C, H, W)`` under a Gaussian of ``sigma`` ``(N,)`` pixels each (9 taps, edges repeated)."""
+    taps = torch.arange(-4, 5, device=frames.device, dtype=frames.dtype)
+    kernel = (-0.5 * (taps / sigma.clamp_min(1e-2).unsqueeze(1)).square()).softmax(1)
+    count, channels = frames.shape[:2]
+    kernel = kernel.repeat_interleave(channels, 0)[:, None, None]
+    flat = F.pad(frames, (4, 4, 4, 4), mode="replicate").flatten(0, 1).unsqueeze(0)
+    flat = F.conv2d(flat, kernel, groups=count * channels)
+    flat = F.conv2d(flat, kernel.transpose(2, 3), groups=count * channels)
+    result: Tensor = flat[0].unflatten(0, (count, channels))
     return result
 
 

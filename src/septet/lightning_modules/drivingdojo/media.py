@@ -25,20 +25,79 @@ def film_strip(rows: Sequence[Tensor], zoom: int = 2, gap: int = 2) -> np.ndarra
     return np.concatenate([np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in lines], 0)
 
 
+def story_figure(real: Tensor, dreamed: Tensor, actions: Tensor, details: Sequence[Mapping[str, Any]]) -> Any:
+    """Up to three clips: real above generated frames, and beside them the commanded and the estimated path.
+
+    Args:
+        real: ``(B, T, 3, H, W)`` uint8.
+        dreamed: the same.
+        actions: commands ``(B, T-1, 2)`` metres.
+        details: rows of the AIF metric; without them only the command is drawn.
+    """
+    plt = _pyplot()
+    count = min(3, len(real))
+    shown = torch.linspace(0, real.shape[1] - 1, min(8, real.shape[1])).round().long()
+    figure, axes = plt.subplots(count, 2, figsize=(13, 2.6 * count), width_ratios=(4, 1), squeeze=False)
+    for n, (left, right) in enumerate(axes):
+        left.imshow(film_strip([real[n].cpu()[shown], dreamed[n].cpu()[shown]]))
+        left.set_ylabel("generated | real", fontsize=8)
+        left.set_xticks([], [])
+        left.set_yticks([], [])
+        _draw_paths(right, details[n] if n < len(details) else {"commanded": actions[n].tolist()})
+    axes[0, 0].set_title(f"frames {', '.join(str(int(i)) for i in shown)}", fontsize=8)
+    axes[0, 1].legend(fontsize=7)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
+def _draw_paths(axis: Any, detail: Mapping[str, Any]) -> None:
+    """Paths of one clip seen from above."""
+    for name, style in (("commanded", "k-o"), ("estimated", "r--x")):
+        if name not in detail:
+            continue
+        path = integrate_actions(torch.nan_to_num(torch.tensor(detail[name], dtype=torch.float64)))
+        axis.plot(path[:, 1], path[:, 0], style, markersize=3, label=name)
+    if "clip" in detail:
+        axis.set_title(f"{detail['clip']}: {detail['status']} {detail['reason']}", fontsize=7)
+    axis.set_xlabel("right (m)", fontsize=7)
+    axis.set_ylabel("forward (m)", fontsize=7)
+    axis.axis("equal")
+
+
+def drift_figure(drifts: Mapping[str, Sequence[float]], blocks: Sequence[tuple[int, int]]) -> Any:
+    """Drift over the blocks of a rollout: PSNR, colour, Frechet distance and, where known, E_x and E_y."""
+    plt = _pyplot()
+    labels = {
+        "psnr": "PSNR (dB)",
+        "colour": "colour drift",
+        "frd_random": "frd_random",
+        "ex": "E_x (m)",
+        "ey": "E_y (m)",
+    }
+    panels = [k for k in labels if k in drifts]
+    figure, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 2.8), squeeze=False)
+    at = [f"{start}-{stop - 1}" for start, stop in blocks]
+    for axis, key in zip(axes[0], panels, strict=True):
+        axis.plot(at, drifts[key], "-o", markersize=3, label="model")
+        if f"floor_{key}" in drifts:
+            axis.plot(at, drifts[f"floor_{key}"], "--s", markersize=3, label="floor")
+            axis.legend(fontsize=7)
+        axis.set_title(labels[key], fontsize=8)
+        axis.set_xlabel("frames", fontsize=8)
+        axis.tick_params(labelsize=6)
+    figure.tight_layout()
+    plt.close(figure)
+    return figure
+
+
 def path_figure(details: Sequence[Mapping[str, Any]], columns: int = 4) -> Any:
     """Commanded and estimated paths of some clips."""
     plt = _pyplot()
     rows = -(-len(details) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3 * columns, 3 * rows), squeeze=False)
     for axis, detail in zip(axes.flat, details, strict=False):
-        for name, style in (("commanded", "k-o"), ("estimated", "r--x")):
-            steps = torch.tensor(detail[name], dtype=torch.float64)
-            path = integrate_actions(torch.nan_to_num(steps))
-            axis.plot(path[:, 1], path[:, 0], style, markersize=3, label=name)
-        axis.set_title(f"{detail['clip']}: {detail['status']}", fontsize=7)
-        axis.set_xlabel("right (m)", fontsize=7)
-        axis.set_ylabel("forward (m)", fontsize=7)
-        axis.axis("equal")
+        _draw_paths(axis, detail)
     axes[0, 0].legend(fontsize=7)
     figure.tight_layout()
     plt.close(figure)

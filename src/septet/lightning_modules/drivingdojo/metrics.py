@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from septet.lightning_modules.drivingdojo.pool import Masks, mask_list
 from septet.lightning_modules.drivingdojo.poses import Estimator, Trajectory
 from septet.lightning_modules.drivingdojo.scoring import PROTOCOLS, ClipScore, score_clip
 
@@ -55,7 +56,7 @@ class ActionInstructionFollowing(Metric):
         video: Tensor | None = None,
         actions: Tensor | Sequence[Tensor] | None = None,
         camera: Any = None,
-        mask: Tensor | None = None,
+        mask: Masks = None,
         clip_ids: Sequence[str] | None = None,
         trajectories: Sequence[Trajectory] | None = None,
     ) -> None:
@@ -65,7 +66,7 @@ class ActionInstructionFollowing(Metric):
             video: ``(B, T, 3, H, W)`` uint8; not needed with ``trajectories``.
             actions: commands ``(B, n, 2)`` or a list of ``(n, 2)``, metres.
             camera: one camera or a list.
-            mask: pixels to ignore, ``(H, W)`` or ``(T, H, W)`` bool.
+            mask: pixels to ignore, ``(H, W)`` or ``(T, H, W)`` bool, or one per clip.
             clip_ids: names for :meth:`per_clip`.
             trajectories: recovered paths; no estimator runs.
 
@@ -84,7 +85,7 @@ class ActionInstructionFollowing(Metric):
         for number, score in enumerate(scores):
             self._append(score, None if clip_ids is None else clip_ids[number])
 
-    def _estimate(self, video: Tensor | None, camera: Any, mask: Tensor | None) -> list[Trajectory]:
+    def _estimate(self, video: Tensor | None, camera: Any, mask: Masks) -> list[Trajectory]:
         if video is None:
             raise ValueError("update needs video or trajectories")
         if self.estimator is None:
@@ -93,7 +94,8 @@ class ActionInstructionFollowing(Metric):
         if hasattr(self.estimator, "estimate_many"):
             paths: list[Trajectory] = self.estimator.estimate_many([v.cpu() for v in video], cameras, mask)
             return paths
-        return [self.estimator.estimate(v.cpu(), c, mask) for v, c in zip(video, cameras, strict=True)]
+        given = zip(video, cameras, mask_list(mask, len(video)), strict=True)
+        return [self.estimator.estimate(v.cpu(), c, m) for v, c, m in given]
 
     def _append(self, score: ClipScore, name: str | None) -> None:
         """Add one clip to the states and to the details of this process."""
@@ -186,12 +188,21 @@ def _detail(score: ClipScore, name: str) -> dict[str, Any]:
 
     row = {"clip": name, "status": score.status, "reason": score.reason, "scale": score.scale}
     ex, ey = score.errors.mean(0).tolist() if len(score.steps) else (math.nan, math.nan)
+    row |= {"errors": _by_step(score)}
     row |= {"ex": ex, "ey": ey, "steps": len(score.steps), "n": len(score.commanded), "obeyed": score.obeyed}
     ade = fde = math.nan
     if len(score.steps) == len(score.commanded) and score.status == "scored":
         gap = (integrate_actions(score.estimated) - integrate_actions(score.commanded))[1:, :2].norm(dim=1)
         ade, fde = float(gap.mean()), float(gap[-1])
     return row | {"ade": ade, "fde": fde, "commanded": score.commanded.tolist(), "estimated": score.estimated.tolist()}
+
+
+def _by_step(score: ClipScore) -> list[list[float]]:
+    """Absolute errors of every commanded step ``(n, 2)``, nan where a step does not count."""
+    errors = torch.full((len(score.commanded), 2), math.nan, dtype=torch.float64)
+    errors[score.steps] = score.errors
+    rows: list[list[float]] = errors.tolist()
+    return rows
 
 
 def aif_with_controls(

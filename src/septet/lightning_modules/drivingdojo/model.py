@@ -55,6 +55,9 @@ class NextFrameUNet(nn.Module):
         channels: of a latent.
         width: of the first level; the others have 2 and 2.5 times as many.
         embedding: width of the FiLM embedding.
+
+    Raises:
+        ValueError: a width that the group norms cannot divide.
     """
 
     reach = 1
@@ -62,6 +65,8 @@ class NextFrameUNet(nn.Module):
 
     def __init__(self, channels: int = 12, width: int = 48, embedding: int = 128) -> None:
         super().__init__()
+        if width < 16 or width % 16:
+            raise ValueError(f"width={width} must be a multiple of 16")
         w, deep = width, width * 5 // 2
         self.embed = nn.Sequential(
             nn.Linear(8 + 3 + 18 + 2, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()

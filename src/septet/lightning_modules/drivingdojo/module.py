@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from septet.lightning_modules.drivingdojo import evaluation, settings
+from septet.lightning_modules.drivingdojo import evaluation, scoreboard, settings
 from septet.lightning_modules.drivingdojo.actions import known_yaw
 from septet.lightning_modules.drivingdojo.diffusion import (
     METHODS,
@@ -53,6 +53,13 @@ class WorldModel(Task):
         gradient_checkpointing: trade time for memory.
         aif: estimator of the test: ``none``, ``inverse_dynamics``, ``pycolmap``, ``opencv``, or a checkpoint.
         aif_protocol: ``strict``, ``paper`` or ``official``.
+        aif_options: arguments of the estimator, such as {matcher: "sequential:10", max_features: 4096, timeout: 120}.
+        aif_workers: processes that run the estimator; 0 runs it in this one.
+        aif_cache_dir: remember recovered paths there, by a hash of frames, camera, mask and estimator.
+        bonnet: pixels the estimator ignores: ``find`` looks for the car's own bonnet in every real clip, a number is
+            the first row to ignore (286 for DrivingDojo at 576x320).
+        extractors: TorchScript files for Frechet distances by what they are: ``fvd`` (I3D), ``fid`` (Inception),
+            ``frd`` (any on 224 px clips).
 
     Raises:
         ValueError: unknown size, conditioning, method, protocol, or numbers out of range.
@@ -85,6 +92,11 @@ class WorldModel(Task):
         gradient_checkpointing: bool = False,
         aif: str = "none",
         aif_protocol: Literal["strict", "paper", "official"] = "strict",
+        aif_options: dict[str, Any] = {},  # noqa: B006 - never changed
+        aif_workers: int = 0,
+        aif_cache_dir: str | None = None,
+        bonnet: int | Literal["find"] | None = None,
+        extractors: dict[str, str] = {},  # noqa: B006 - never changed
     ) -> None:
         super().__init__()
         values = dict(locals())
@@ -96,7 +108,8 @@ class WorldModel(Task):
         self.guidance, self.net_args, self.weights_path = (guidance[0], guidance[1]), dict(net), weights
         self.condition = Conditioning(fps, motion_bucket, noise_aug)
         self.lora_rank, self.gradient_checkpointing = lora_rank, gradient_checkpointing
-        self.aif, self.aif_protocol = aif, aif_protocol
+        self.aif, self.aif_protocol, self.bonnet, self.extractors = aif, aif_protocol, bonnet, dict(extractors)
+        self.aif_options, self.aif_workers, self.aif_cache_dir = dict(aif_options), aif_workers, aif_cache_dir
         self.preset: SizeSettings = settings.SIZES[size]
         self.average = EMA(ema)
         self.net: nn.Module | None = None
@@ -152,7 +165,10 @@ class WorldModel(Task):
         sigma = self._draw_sigma(batch, count, clean.device) if sigma is None else sigma
         noise = torch.randn_like(clean) if noise is None else noise
         drop_image, drop_action = self._draw_dropout(batch, clean.device, augment)
-        given = clean + self._draw_context_noise(clean) if augment else clean
+        given = clean
+        if augment:
+            blur = torch.rand(batch, 1, 1, 1, 1, device=clean.device) * self.context_noise
+            given = clean + blur * torch.randn_like(clean)
         level = sigma[..., None, None, None].to(clean.dtype)
         denoised = self.denoise(clean + level * noise, sigma, given, known, actions, yaw, drop_image, drop_action)
         weight = edm_precondition(sigma, self.preset.sigma_data, self.preset.form).weight
@@ -192,10 +208,6 @@ class WorldModel(Task):
         u = torch.rand(batch, device=device) if augment else torch.ones(batch, device=device)
         either = u < both
         return either | ((u >= both) & (u < both + image)), either | ((u >= both + image) & (u < both + image + action))
-
-    def _draw_context_noise(self, clean: Tensor) -> Tensor:
-        level = torch.rand(len(clean), 1, 1, 1, 1, device=clean.device, dtype=clean.dtype) * self.context_noise
-        return level * torch.randn_like(clean)
 
     # -- dreaming ---------------------------------------------------------------------------------------------------
 
@@ -247,14 +259,8 @@ class WorldModel(Task):
         settings.check_first(first, self.frame_size)
         if len(first) != 1:
             raise ValueError(f"dream streams one clip, got a batch of {len(first)}")
-        for chunk in self._dream(first, self._asked(actions, first.device), [seed], steps, None, None):
+        for chunk in self._dream(first, settings.asked(actions, first.device), [seed], steps, None, None):
             yield from self.codec.decode(chunk)[0]
-
-    @staticmethod
-    def _asked(actions: Iterable[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        for action in actions:
-            step = torch.as_tensor(action, dtype=torch.float32, device=device).view(1, 2)
-            yield step, known_yaw(step, None)
 
     def _dream(
         self, first: Tensor, asked: Iterable[tuple[Tensor, Tensor]], seeds: list[int], steps: int | None,
@@ -348,10 +354,20 @@ class WorldModel(Task):
         """Loss at fixed noise, and PSNR of the dream."""
         evaluation.validation_step(self, batch, batch_idx)
 
+    def setup(self, stage: str) -> None:
+        """Open what the test needs before any clip is dreamed: a missing file ends the run here."""
+        if stage == "test":
+            self._tools = scoreboard.TestTools(self)
+
+    def teardown(self, stage: str) -> None:
+        """End the estimator's processes."""
+        if stage == "test" and (tools := getattr(self, "_tools", None)) is not None:
+            tools.close()
+
     def on_test_epoch_start(self) -> None:
         """Evaluate the averaged weights."""
         self.average.swap_in(self)
-        self._test = evaluation.TestState(self)
+        self._test = scoreboard.TestState(self, self._tools)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Dream every clip and score picture and motion."""
@@ -362,13 +378,7 @@ class WorldModel(Task):
         self._test.finish()
         self.average.swap_out(self)
 
-    def on_predict_epoch_start(self) -> None:
-        """Dream with the averaged weights."""
-        self.average.swap_in(self)
-
-    def on_predict_epoch_end(self) -> None:
-        """Put the current weights back."""
-        self.average.swap_out(self)
+    on_predict_epoch_start, on_predict_epoch_end = on_validation_epoch_start, on_validation_epoch_end
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """Dream from the first frames; writes an mp4 per clip."""
@@ -387,7 +397,4 @@ class WorldModel(Task):
 
     def record_fields(self) -> dict[str, Any]:
         """Model and protocol of the run record."""
-        params = 0 if self.net is None else sum(p.numel() for p in self.net.parameters())
-        model = {"name": "drivingdojo", "variant": self.size, "params": params, "conditioning": self.conditioning}
-        protocol = {"steps": self.steps, "method": self.method, "guidance": list(self.guidance), "aif": self.aif}
-        return {"model": model, "protocol": protocol | {"aif_protocol": self.aif_protocol, "context": self.context}}
+        return settings.record(self, getattr(self, "_tools", None))

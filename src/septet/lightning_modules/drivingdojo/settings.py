@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from septet.lightning_modules.drivingdojo.actions import known_yaw
 from septet.lightning_modules.drivingdojo.codec import PixelCodec, TinyAutoencoderCodec
 from septet.lightning_modules.drivingdojo.diffusion import METHODS
 from septet.lightning_modules.drivingdojo.model import NextFrameUNet, SpatioTemporalDiT
 from septet.lightning_modules.drivingdojo.scoring import PROTOCOLS
+from septet.lightning_modules.drivingdojo.video_metrics import EXTRACTORS
 
 if TYPE_CHECKING:
     from septet.lightning_modules.drivingdojo.module import WorldModel
@@ -82,6 +83,18 @@ def check(given: Mapping[str, Any]) -> None:
         raise ValueError(f"dropout={given['dropout']} must be three shares that sum to at most 1")
     if given["lora_rank"] and given["size"] != "svd":
         raise ValueError("lora_rank is for size 'svd'")
+    _check_test(given)
+
+
+def _check_test(given: Mapping[str, Any]) -> None:
+    """Settings that only the test reads."""
+    if given["aif_workers"] < 0:
+        raise ValueError(f"aif_workers={given['aif_workers']} is below 0")
+    if unknown := sorted(set(given["extractors"]) - set(EXTRACTORS)):
+        raise ValueError(f"unknown extractors {', '.join(unknown)}: choose {', '.join(EXTRACTORS)}")
+    bonnet = given["bonnet"]
+    if bonnet not in (None, "find") and not (isinstance(bonnet, int) and 0 < bonnet < given["frame_size"][0]):
+        raise ValueError(f"bonnet={bonnet!r}: give 'find' or the first row to ignore, below {given['frame_size'][0]}")
 
 
 def build(model: WorldModel) -> tuple[nn.Module, nn.Module]:
@@ -133,6 +146,13 @@ def check_prompt(first: Tensor, actions: Tensor, frame_size: tuple[int, int]) ->
         raise ValueError(f"{actions.shape[1]} actions leave nothing to dream after {first.shape[1]} known frames")
 
 
+def asked(actions: Iterable[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """A stream of (forward, right) as tensors ``(1, 2)`` with their chord-rule yaw ``(1,)``."""
+    for action in actions:
+        step = torch.as_tensor(action, dtype=torch.float32, device=device).view(1, 2)
+        yield step, known_yaw(step, None)
+
+
 def known_mask(known: Tensor | None, batch: int, count: int, context: int, device: torch.device) -> Tensor:
     """The given mask after a check, or the first ``context`` frames."""
     if known is None:
@@ -155,6 +175,18 @@ def random_windows(frames: Tensor, actions: Tensor, yaw: Tensor, count: int) -> 
     )
 
 
-def is_finite(value: float) -> bool:
-    """Whether a metric's value can be logged."""
-    return not math.isnan(value)
+def record(model: WorldModel, tools: Any = None) -> dict[str, Any]:
+    """Model and protocol of a run record; ``tools`` adds the extractors of a test with their hashes."""
+    params = 0 if model.net is None else sum(p.numel() for p in model.net.parameters())
+    block = {"name": "drivingdojo", "variant": model.size, "params": params, "conditioning": model.conditioning}
+    protocol: dict[str, Any] = {
+        "steps": model.steps,
+        "method": model.method,
+        "guidance": list(model.guidance),
+        "aif": model.aif,
+    }
+    protocol |= {"aif_protocol": model.aif_protocol, "context": model.context}
+    if tools is not None:
+        protocol |= {"aif_options": model.aif_options, "bonnet": model.bonnet}
+        protocol["extractors"] = [{"name": e.name, "kind": e.kind, "sha256": e.sha256} for e in tools.extractors]
+    return {"model": block, "protocol": protocol}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -86,12 +86,32 @@ def torchscript(path: str | Path, size: int = 224) -> FeatureExtractor:
     return FeatureExtractor(_script(path), lambda c: _resized(c, size), Path(path).stem, path)
 
 
+EXTRACTORS: dict[str, Callable[[str | Path], FeatureExtractor]] = {
+    "fvd": i3d_kinetics400,
+    "fid": inception_fid,
+    "frd": torchscript,
+}
+"""What a TorchScript file is used for, by the key under which a configuration names it."""
+
+
+def build_extractors(paths: Mapping[str, str | Path]) -> list[FeatureExtractor]:
+    """The untrained extractor and those of the given files, in this order.
+
+    Raises:
+        FileNotFoundError: for a file that is not there; ValueError for one that is not TorchScript.
+    """
+    return [random_conv3d(), *(EXTRACTORS[kind](path) for kind, path in paths.items())]
+
+
 def _script(path: str | Path) -> nn.Module:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no extractor weights {path}: none ship with septet, give a TorchScript file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch prefers export; published extractors are TorchScript
-        module: nn.Module = torch.jit.load(str(path), map_location="cpu")
+        try:
+            module: nn.Module = torch.jit.load(str(path), map_location="cpu")
+        except RuntimeError as error:
+            raise ValueError(f"extractor {path} is not a TorchScript file: save it with torch.jit.save") from error
     return module
 
 
@@ -152,7 +172,7 @@ class VideoFrechetDistance(Metric):
         (self.real if real else self.fake).append(self.extractor(clips))
 
     def compute(self) -> Tensor:
-        """The distance, 0-d float64; warns where there are too few clips for a comparable number."""
+        """The distance, 0-d float64, nan from less than two clips; warns of too few for a comparable number."""
         real, fake = (x if isinstance(x, Tensor) else torch.cat(x) for x in (self.real, self.fake))
         count = min(len(real), len(fake))
         if self.extractor.kind != "frd_random" and (count < 2 * real.shape[1] or count < 1000):
@@ -162,4 +182,6 @@ class VideoFrechetDistance(Metric):
                 UserWarning,
                 stacklevel=2,
             )
+        if count < 2:
+            return torch.tensor(float("nan"), dtype=torch.float64)
         return frechet_from_features(real, fake)
