@@ -49,6 +49,7 @@ def test_help_names_every_command(capsys):
         (["fitt"], ["'fitt'", "did you mean 'fit'"]),
         (["methods", "show", "cne"], ["'cne'", "did you mean 'cne_n'"]),
         (["data", "verify", "temporalgraph"], ["did you mean 'temporal_graph'"]),
+        (["data", "ingest", "coco"], ["septet data ingest scenarios"]),
         (["bench", "cnen"], ["did you mean 'cne_n'"]),
         (["fit", "-c", "configs/cne_n/smok.yaml"], ["did you mean 'configs/cne_n/smoke.yaml'"]),
         (["fit", "-c"], ["-c needs a value"]),

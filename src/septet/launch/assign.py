@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import glob
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from septet.datamodules.scenarios.records import METRIC_DIRECTION, canonical_block, read_records
-from septet.datamodules.scenarios.tables import TABLE_TASKS, gate, ledger_records, table_records
+from septet.datamodules.scenarios.tables import gate, ledger_records, table_records, table_tasks
+from septet.launch import assign_then
 from septet.launch.errors import UsageError, did_you_mean
 from septet.lightning_modules.smap.baselines import NAMES
 from septet.lightning_modules.smap.choose import Request, choose
@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--probe", type=int, default=3)
     p.add_argument("--batch", help="glob of scenario files; with --gpu-hours")
     p.add_argument("--gpu-hours", type=float)
+    p.add_argument("--then", choices=("fit",), help="start a fit with the configuration of the first choice")
+    p.add_argument("--pictures", type=Path, help="folder for the assignment table and the Pareto plot (PNG)")
     p.add_argument("--explain", action="store_true")
     p.add_argument("--json", action="store_true")
     return p
@@ -54,6 +56,7 @@ def main(argv: Sequence[str]) -> int:
     """Answer one question or a batch; 0 ok, 2 wrong input, 3 infeasible, 4 abstained."""
     options = parser().parse_args(list(argv))
     try:
+        assign_then.check(options)
         if options.batch or options.gpu_hours is not None:
             from septet.launch.assign_batch import batch
 
@@ -65,7 +68,15 @@ def main(argv: Sequence[str]) -> int:
         raise
     except ValueError as error:
         raise UsageError(f"assign: {error}") from error
+    if options.pictures is not None:
+        from septet.lightning_modules.smap.charts import answer_charts
+
+        options.pictures.mkdir(parents=True, exist_ok=True)
+        for name, drawn in answer_charts(answer, request.limits.get("max_latency_ms")):
+            drawn.savefig(options.pictures / f"{name}.png", dpi=120)
     print(json.dumps(answer, indent=1, sort_keys=True) if options.json else render(answer, records, options.explain))
+    if options.then and answer["status"] == "ok":
+        return assign_then.start(answer, options)
     return CODES[answer["status"]]
 
 
@@ -142,22 +153,23 @@ def _weights(text: str) -> dict[str, float]:
 def candidates(options: argparse.Namespace, scenario: Mapping[str, Any]) -> tuple[list[dict[str, Any]], int]:
     """Plausible records that equal the scenario's fields, and the number put into quarantine."""
     records = [record for path in options.records for _, record in read_records(path)]
-    default = Path(os.environ.get("SEPTET_RUNS", "runs")) / "ledger.sqlite"
     if options.ledger not in (None, "none") and not Path(options.ledger).is_file():
         raise UsageError(f"--ledger {options.ledger}: no such file (or none)")
     if options.ledger != "none":
-        records += ledger_records(options.ledger or default)
+        records += ledger_records(assign_then.ledger_path(options))
     if options.tables == "auto":
         records += table_records(scenario["task"])
-    tasks = {_of(r, "task") for r in records} | (set(TABLE_TASKS) if options.tables == "auto" else set())
+    named = [(canonical_block("scenario", r["scenario"]), r) for r in records]
+    tasks = {str(p.get("task")) for p, _ in named}
     if scenario["task"] not in tasks:
-        raise UsageError(f"unknown task {scenario['task']!r}{did_you_mean(scenario['task'], map(str, tasks))}")
-    same = [r for r in records if _of(r, "task") == scenario["task"]]
-    metrics = {str(_of(r, "metric")) for r in same}
+        tasks |= set(table_tasks()) if options.tables == "auto" else set()
+        raise UsageError(f"unknown task {scenario['task']!r}{did_you_mean(scenario['task'], tasks)}")
+    named = [(p, r) for p, r in named if p.get("task") == scenario["task"]]
+    metrics = {str(p.get("metric")) for p, _ in named}
     if scenario["metric"] not in metrics | set(METRIC_DIRECTION):
         raise UsageError(f"unknown metric {scenario['metric']!r}{did_you_mean(scenario['metric'], metrics)}")
-    same = [r for r in same if _of(r, "metric") == scenario["metric"]]
-    directions = {r["scenario"]["direction"] for r in same}
+    named = [(p, r) for p, r in named if p.get("metric") == scenario["metric"]]
+    directions = {p["direction"] for p, _ in named}
     wanted = scenario.get("direction")
     if len(directions) > 1 and wanted is None:
         raise UsageError(f"metric {scenario['metric']!r} is recorded with both directions; give --direction")
@@ -166,15 +178,10 @@ def candidates(options: argparse.Namespace, scenario: Mapping[str, Any]) -> tupl
             f"contradictory: --direction {wanted}, but the records of {scenario['metric']!r} say {directions.pop()}"
         )
     for name in ("horizon", "domain", "modality"):
-        values = {str(_of(r, name)) for r in same if _of(r, name) is not None}
+        values = {str(p[name]) for p, _ in named if p.get(name) is not None}
         if name in scenario and str(scenario[name]) not in values:
             raise UsageError(f"no record with {name} {scenario[name]!r}{did_you_mean(str(scenario[name]), values)}")
-    same = [r for r in same if all(_of(r, k) == v for k, v in scenario.items())]
-    return gate(same)
-
-
-def _of(record: dict[str, Any], name: str) -> Any:
-    return canonical_block("scenario", record["scenario"]).get(name)
+    return gate([r for p, r in named if all(p.get(k) == v for k, v in scenario.items())])
 
 
 def render(answer: dict[str, Any], records: Sequence[dict[str, Any]], explain: bool) -> str:

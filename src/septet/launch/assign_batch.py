@@ -13,7 +13,8 @@ import numpy as np
 from septet.datamodules.scenarios.tables import model_name, pooled
 from septet.launch.errors import UsageError
 from septet.lightning_modules.smap.assign import solve
-from septet.lightning_modules.smap.choose import choose, quantities
+from septet.lightning_modules.smap.choose import choose
+from septet.lightning_modules.smap.limits import quantities
 
 
 def batch(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""``septet data verify|fetch|prepare|generate KIND ...``: hands over to the room of that kind of data."""
+"""``septet data verify|fetch|prepare|generate|... KIND``: hands over to the room of that kind of data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ ACTIONS = {
     "fetch": "download from a URL of yours, or print where the data are published",
     "prepare": "convert into the layout the readers want",
     "generate": "write seeded synthetic data",
+    "ingest": "add result records to the store (scenarios only)",
+    "retract": "take records out of the store, with the reason (scenarios only)",
+    "export": "write the store's records (scenarios only)",
 }
+STORE = ("ingest", "retract", "export")
 KINDS = {
     "long_context": "texts and needles (cake, fairkv)",
     "temporal_graph": "event streams (cne_n)",
@@ -42,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
     kind = arguments.pop(0)
     if kind not in KINDS:
         raise UsageError(f"no kind of data {kind!r}{did_you_mean(kind, KINDS)}")
+    if action in STORE and kind != "scenarios":
+        raise UsageError(f"septet data {action} serves the store of result records: septet data {action} scenarios")
     try:
         commands = importlib.import_module(f"septet.datamodules.{kind}.commands")
     except ModuleNotFoundError as error:

@@ -143,3 +143,30 @@ def test_the_data_command(tmp_path, capsys):
     assert data("fetch", []) == 0
     with pytest.raises(ValueError, match="unknown action"):
         data("drop", [])
+
+
+def test_latency_and_acceptance_of_another_shape_are_refused():
+    bench = generate_scenarios(0)
+    with pytest.raises(ValueError, match="latency"):
+        dataclasses.replace(bench, latency=bench.latency[:, :3])
+    with pytest.raises(ValueError, match="acceptance"):
+        dataclasses.replace(bench, acceptance=np.ones(3))
+
+
+def test_a_bench_of_records_takes_latency_stars_and_percentages_along():
+    def record(model, dataset, value, **extra):
+        return {
+            "scenario": {"task": "t", "metric": "map", "direction": "max", "unit": "percent"}, "value": value,
+            "dataset": {"name": dataset}, "model": {"name": model}, "provenance": {"run_id": f"{model}{dataset}"},
+            **extra,
+        }  # fmt: skip
+
+    rows = [
+        record("a", "D", 80.0, criteria={"latency_ms_p50": 2.0, "latency_ms_p95": 9.0}, acceptance={"stars": 9}),
+        record("b", "D", 60.0),
+    ]
+    bench = bench_of_records(rows)
+    assert bench.values[:, 0].tolist() == pytest.approx([0.2, 0.4])
+    assert bench.latency[0, 0] == 2.0
+    assert np.isnan(bench.latency[1, 0])
+    assert bench.acceptance[0] == pytest.approx(np.log(10))

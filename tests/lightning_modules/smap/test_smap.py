@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from septet.datamodules.scenarios import generate_scenarios, split
-from septet.lightning_modules.smap import SMAP, fit_predict
+from septet.datamodules.scenarios.tensors import Query, allowed_columns, build_memory
+from septet.lightning_modules.smap import SMAP, fit_predict, stack
 from septet.lightning_modules.smap.metrics import AssignmentMetrics
 from septet.lightning_modules.smap.scoring import evaluate
 
+PLAIN = [name for name in stack.RULES if not name.startswith("lgbm")]
 FAST = {"steps": 6, "ensemble": 1, "hidden": 16, "heads": 2}
 
 
@@ -61,13 +63,54 @@ def test_recall_learns_more_than_the_mean_on_generated_tables():
     bench = generate_scenarios(0)
     predictions = np.full(bench.values.shape, np.nan)
     for part in split(bench, "lodo")[:3]:
-        predictions[:, part.test] = fit_predict(bench, part, steps=60, ensemble=1, hidden=16, heads=2)
+        predictions[:, part.test] = fit_predict(bench, part, steps=30, ensemble=1, hidden=16, heads=2, prior="mean")
     assert evaluate(bench, predictions, "lodo")["tau"] > 0.3
+
+
+@pytest.mark.parametrize("prior", ["mean", "stack"])
+def test_permuted_models_permute_the_scores_and_scaled_columns_change_nothing(prior, monkeypatch):
+    monkeypatch.setattr(stack, "rules_for", lambda bench: PLAIN)  # LightGBM's histograms depend on the order of rows
+    bench = generate_scenarios(1)
+    part = split(bench, "lodo")[0]
+    rows, scale = np.random.default_rng(0).permutation(20), np.random.default_rng(1).uniform(0.1, 10, 24)
+    other = dataclasses.replace(
+        bench, models=[bench.models[i] for i in rows], values=bench.values[rows] * scale,
+        model_features=bench.model_features[rows], latency=None,
+    )  # fmt: skip
+    options = {"steps": 0, "ensemble": 1, "hidden": 16, "heads": 2, "prior": prior}
+    first, second = fit_predict(bench, part, **options)[rows], fit_predict(other, part, **options)
+    assert np.abs(first - second).max() < 2e-5
+
+
+def test_the_latency_and_acceptance_heads_learn_where_records_carry_both():
+    bench = dataclasses.replace(generate_scenarios(1), acceptance=np.r_[np.linspace(0, 5, 19), np.nan])
+    part = split(bench, "lodo")[0]
+    module = SMAP(hidden=16, heads=2)
+    memory = build_memory(bench, part)
+    module.add_prior(memory, bench, part)
+    torch.manual_seed(0)
+    module.build(memory.shape)
+    train = torch.tensor(part.train)
+    query = Query(memory, train, allowed_columns(memory, train), torch.empty(0))
+    before = module.loss_terms(query, 0)
+    before["loss"].backward()
+    heads = (module.net.latency_head[0].weight, module.net.acceptance_head.weight)
+    assert all(float(w.grad.abs().sum()) > 0 for w in heads)
+    assert bool(torch.isnan(memory.latency[part.test]).all())
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        terms = module.loss_terms(query, 0)
+        terms["loss"].backward()
+        optimizer.step()
+    assert float(terms["latency"].detach()) < 0.5 * float(before["latency"].detach())
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
+        ({"prior": "best"}, "prior is"), ({"criterion": "tau"}, "criterion is"), ({"sharpness": -1.0}, "sharpness is"),
+        ({"steps": -1}, "steps is"),
         ({"encoder": "gat"}, "unknown encoder"), ({"features": "all"}, "features is"), ({"tau": 0.0}, "tau is"),
         ({"hidden": 10, "heads": 4}, "not a multiple"), ({"hide_models": 1.0}, "hide_models"),
         ({"loss_weights": [1.0]}, "loss_weights"), ({"ensemble": 0}, "ensemble is"),

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from septet.datamodules.scenarios.costs import traffic_latency
+
 Array = NDArray[np.float64]
 NAMES = ("traffic_mts", "openstl", "gift_eval", "metagl")
 
@@ -33,6 +35,8 @@ class Bench:
         column_features: ``(C, F)``.
         model_features: ``(M, G)`` or None; NaN unknown.
         folds: lists of column numbers, or of model names (cold start), or None.
+        latency: ``(M, C)`` milliseconds, NaN unknown, or None.
+        acceptance: ``(M,)`` log(1 + stars) or the like, NaN unknown, or None.
 
     Raises:
         ValueError: shapes, duplicate names, unknown kind, non-positive errors.
@@ -48,6 +52,8 @@ class Bench:
     column_features: Array
     model_features: Array | None = None
     folds: Sequence[Sequence[int]] | Sequence[Sequence[str]] | None = None
+    latency: Array | None = None
+    acceptance: Array | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", np.asarray(self.values, dtype=np.float64))
@@ -76,6 +82,10 @@ class Bench:
             raise ValueError(f"bench {self.name!r}: column_features {self.column_features.shape}, want ({c}, F)")
         if self.model_features is not None and (self.model_features.ndim != 2 or len(self.model_features) != m):
             raise ValueError(f"bench {self.name!r}: model_features {self.model_features.shape}, want ({m}, G)")
+        if self.latency is not None and self.latency.shape != (m, c):
+            raise ValueError(f"bench {self.name!r}: latency {self.latency.shape}, want ({m}, {c})")
+        if self.acceptance is not None and self.acceptance.shape != (m,):
+            raise ValueError(f"bench {self.name!r}: acceptance {self.acceptance.shape}, want ({m},)")
 
     def sha256(self) -> str:
         """Sum of ``round(nan -> -1, 6)`` as float64 bytes in C order."""
@@ -136,6 +146,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def _assemble(name: str, spec: dict[str, Any], models: list[str], values: Array, features: Array | None) -> Bench:
     columns = _distinct(spec["columns"])
     model_features = spec.get("model_features")
+    latency = traffic_latency(list(spec["group"])) if name == "traffic_mts" else None
     return Bench(
         name=name,
         models=models,
@@ -147,4 +158,5 @@ def _assemble(name: str, spec: dict[str, Any], models: list[str], values: Array,
         column_features=np.asarray(spec["column_features"], dtype=np.float64) if features is None else features,
         model_features=None if model_features is None else np.asarray(model_features, dtype=np.float64),
         folds=spec.get("folds", spec.get("cold_model_folds")),
+        latency=latency,
     )

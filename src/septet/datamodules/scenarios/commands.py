@@ -1,4 +1,4 @@
-"""``septet data verify|generate|prepare|fetch scenarios``."""
+"""``septet data verify|generate|prepare|fetch|ingest|retract|export scenarios``: benches and the store of results."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from septet.datamodules.scenarios.bench import NAMES, load_bench
+from septet.datamodules.scenarios.memory import MnemonicCenter
 from septet.datamodules.scenarios.records import canonical_key, plausibility, read_records
 from septet.datamodules.scenarios.synthetic import generate_scenarios
+from septet.datamodules.scenarios.tables import ledger_records
 
 
 def main(action: str, argv: Sequence[str]) -> int:
     """Run one action; errors of the user are ValueError."""
-    actions = {"verify": _verify, "generate": _generate, "prepare": _prepare, "fetch": _fetch}
+    actions = {
+        "verify": _verify, "generate": _generate, "prepare": _ingest, "ingest": _ingest, "fetch": _fetch,
+        "retract": _retract, "export": _export,
+    }  # fmt: skip
     if action not in actions:
         raise ValueError(f"unknown action {action!r}: choose one of {', '.join(actions)}")
     return actions[action](argparse.ArgumentParser(prog=f"septet data {action} scenarios"), argv)
@@ -23,7 +28,9 @@ def main(action: str, argv: Sequence[str]) -> int:
 
 def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Sums of the four benches, or the records of files."""
-    parser.add_argument("paths", nargs="*", type=Path, help="JSON Lines of records; none: the four benches")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, help="JSON Lines of records, or stores (.sqlite); none: the benches"
+    )
     parser.add_argument("--root", type=Path, help="folder of the full tables; default: the shipped ones")
     options = parser.parse_args(argv)
     if not options.paths:
@@ -33,6 +40,10 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
             size = f"{len(bench.models)} models x {len(bench.columns)} columns"
             print(f"{name}: {size}, {filled:.1%} filled, sum as recorded")
     for path in options.paths:
+        if path.suffix == ".sqlite":
+            with MnemonicCenter(_present(path)) as store:
+                print(f"{path}: {store.check()}, {store.stats()}")
+            continue
         records = [record for _, record in read_records(path)]
         verdict = plausibility(records)
         counts = ", ".join(f"{v} {verdict.count(v)}" for v in sorted(set(verdict)))
@@ -54,16 +65,61 @@ def _generate(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     return 0
 
 
-def _prepare(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
-    """Take a spool folder into a store."""
-    parser.add_argument("folder", type=Path)
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"no store {path}; septet data ingest scenarios FOLDER --out {path} makes one")
+    return path
+
+
+def _ingest(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Take a spool folder, and a ledger of runs where given, into a store."""
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of JSON Lines files")
+    parser.add_argument("--ledger", type=Path, help="ledger of runs, such as runs/ledger.sqlite")
     parser.add_argument("--out", type=Path, required=True, help="the store, an SQLite file on a local disk")
     options = parser.parse_args(argv)
-    from importlib import import_module
+    if options.folder is None and options.ledger is None:
+        raise ValueError("ingest needs a folder of records or --ledger")
+    if options.ledger is not None and not options.ledger.is_file():
+        raise ValueError(f"no ledger {options.ledger}")
+    with MnemonicCenter(options.out) as store:
+        if options.folder is not None:
+            print(store.ingest(options.folder))
+        if options.ledger is not None:
+            keys = [store.write(record) for record in ledger_records(options.ledger)]
+            print(f"{options.ledger}: {len(keys)} records, {len(set(keys))} keys")
+        print(store.stats())
+    return 0
 
-    memory = import_module("septet.lightning_modules.smap.memory")
-    with memory.MnemonicCenter(options.out) as store:
-        print(store.ingest(options.folder), store.stats())
+
+def _retract(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Take results back for good, or put them into quarantine, or open them again."""
+    parser.add_argument("store", type=Path)
+    parser.add_argument("key", nargs="+")
+    parser.add_argument("--reason", default="by hand")
+    parser.add_argument("--as", dest="state", choices=("retracted", "quarantined", "stale"), default="retracted")
+    options = parser.parse_args(argv)
+    with MnemonicCenter(_present(options.store)) as store:
+        unknown = [key for key in options.key if store.get(key) is None]
+        if unknown:
+            raise ValueError(f"no key {unknown[0]} in {options.store}; nothing was changed")
+        for key in options.key:
+            if options.state == "stale":
+                store.reopen(key)
+            elif options.state == "quarantined":
+                store.quarantine(key, options.reason)
+            else:
+                store.retract(key, options.reason)
+        print(store.stats())
+    return 0
+
+
+def _export(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Write a store as canonical JSON Lines."""
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(argv)
+    with MnemonicCenter(_present(options.store)) as store:
+        print(f"{options.out}: {store.export(options.out)} entries")
     return 0
 
 

@@ -29,7 +29,8 @@ def components_of(models: Sequence[str], records: Sequence[Mapping[str, Any]] | 
     return {m: own.get(m) or shipped.get(m, []) for m in models}
 
 
-def _hetero() -> Any:
+def hetero() -> Any:
+    """An empty ``HeteroData`` (torch_geometric is optional)."""
     try:
         from torch_geometric.data import HeteroData
     except ImportError as error:
@@ -56,7 +57,7 @@ def build_graph(
         Nodes scenario, dataset (= column), model, component; edges uses, evaluated (edge_attr ``[z, r]``), supports,
         has, similar, each with its reverse ``rev_...``.
     """
-    graph = _hetero()
+    graph = hetero()
     names = list(dict.fromkeys(bench.scenario))
     z, r, mask = column_targets(np.where(_visible(bench, split), bench.values, np.nan), bench.kind)
     x = standardised(bench, split.train)
@@ -96,8 +97,10 @@ def _visible(bench: Bench, split: Split) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def standardised(bench: Bench, train: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Column features ``(C, F)`` by mean and std of the train columns; unknown (NaN) becomes 0."""
+    """Column features ``(C, max(F, 1))`` by mean and std of the train columns; unknown (NaN) becomes 0."""
     x = bench.column_features
+    if x.shape[1] == 0:
+        return np.zeros((len(x), 1))
     with np.errstate(all="ignore"):
         mean, std = np.nanmean(x[list(train)], 0), np.nanstd(x[list(train)], 0)
     return np.asarray(np.nan_to_num((x - np.nan_to_num(mean)) / np.where(std > 1e-9, std, 1.0)))

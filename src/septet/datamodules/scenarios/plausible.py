@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from septet.datamodules.scenarios.canonical import block_text
+
 _UPPER = {"fraction": 1.0, "percent": 100.0}
-
-
-def _blocks(record: Mapping[str, Any], *names: str) -> str:
-    from septet.datamodules.scenarios.records import canonical_block
-
-    return json.dumps([canonical_block(name, record.get(name)) for name in names], sort_keys=True)
 
 
 def _impossible(record: Mapping[str, Any]) -> bool:
@@ -48,7 +43,7 @@ def plausibility(
     if not 0 < ratio < 1:
         raise ValueError(f"ratio is {ratio}; it must lie between 0 and 1")
     verdict = ["impossible" if _impossible(record) else "ok" for record in records]
-    models = [_blocks(record, "model") for record in records]
+    models = [block_text(record, "model") for record in records]
     for i in _copied(records, models, verdict, min_copies):
         verdict[i] = "copied"
     cells = _too_good(records, models, verdict, ratio, min_models)
@@ -66,11 +61,11 @@ def _copied(records: Sequence[Mapping[str, Any]], models: list[str], verdict: li
     tables: dict[str, dict[str, dict[str, list[int]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for i, record in enumerate(records):
         if verdict[i] == "ok":
-            position = _blocks(record, "scenario", "protocol")
-            tables[models[i]][_blocks(record, "dataset")][position].append(i)
+            position = block_text(record, "scenario", "protocol")
+            tables[models[i]][block_text(record, "dataset")][position].append(i)
     found: set[int] = set()
     for sets in tables.values():
-        names = sorted(sets)
+        names = sorted(name for name, positions in sets.items() if len(positions) >= min_copies)
         for a, left in enumerate(names):
             for right in names[a + 1 :]:
                 common = sorted(sets[left].keys() & sets[right].keys())
@@ -90,7 +85,7 @@ def _too_good(
     columns: dict[str, list[int]] = defaultdict(list)
     for i, record in enumerate(records):
         if verdict[i] == "ok" and record["scenario"].get("direction") == "min":
-            columns[_blocks(record, "scenario", "dataset", "protocol")].append(i)
+            columns[block_text(record, "scenario", "dataset", "protocol")].append(i)
     found = []
     for rows in columns.values():
         best: dict[str, float] = {}

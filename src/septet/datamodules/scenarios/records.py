@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from septet.datamodules.scenarios.canonical import (
+    ALIASES,
+    canonical,
+    canonical_block,
+    canonical_json,
+    canonical_key,
+    observation_id,
+    origin,
+)
 from septet.datamodules.scenarios.plausible import plausibility
 
 Record = dict[str, Any]
 
-IDENTITY: dict[str, tuple[str, ...] | None] = {
-    "scenario": ("task", "modality", "horizon", "domain", "metric", "direction", "unit"),
-    "dataset": ("name", "version", "split", "channel"),
-    "model": ("name", "variant", "config_sha256"),
-    "protocol": None,
-}
-"""Fields that make a key, per block; None: all of them."""
 STATES = ("claimed", "done", "failed", "quarantined", "retracted", "stale")
-ALIASES: dict[str, dict[str, str]] = json.loads(
-    (files("septet.datamodules.scenarios") / "aliases.json").read_text(encoding="utf-8")
-)
 _MAX = (
     "ap map auc acc accuracy mrr ndcg recall precision f1 ssim psnr r2 rank1 rank5 rank10 minp mpr iou miou top1 top3"
 )
@@ -41,6 +37,8 @@ METRIC_DIRECTION: dict[str, str] = {
 __all__ = [
     "ALIASES",
     "METRIC_DIRECTION",
+    "canonical",
+    "canonical_block",
     "canonical_json",
     "canonical_key",
     "from_ledger",
@@ -50,93 +48,6 @@ __all__ = [
     "read_records",
     "validate_record",
 ]
-
-
-def _text(value: str) -> str:
-    """NFC, white-space runs to one blank, strip, casefold, NFC."""
-    value = re.sub(r"\s+", " ", unicodedata.normalize("NFC", value)).strip()
-    return unicodedata.normalize("NFC", value.casefold())
-
-
-def canonical(value: Any, where: str = "record") -> Any:
-    """One value in canonical form; None for what vanishes.
-
-    Raises:
-        ValueError: non-finite number, or two keys that become one.
-    """
-    if isinstance(value, str):
-        return _text(value) or None
-    if value is None or isinstance(value, bool | int):
-        return value
-    if hasattr(value, "item") and not isinstance(value, Mapping):
-        return canonical(value.item(), where)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{where} is {value}: an identity field must be finite; leave it out instead")
-        return int(value) if value.is_integer() and abs(value) < 2**53 else value
-    if isinstance(value, Mapping):
-        return _canonical_mapping(value, where)
-    if isinstance(value, list | tuple):
-        return [canonical(v, f"{where}[{i}]") for i, v in enumerate(value)] or None
-    raise ValueError(f"{where} is of type {type(value).__name__}; use text, numbers, lists or mappings")
-
-
-def _canonical_mapping(value: Mapping[Any, Any], where: str) -> dict[str, Any] | None:
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        name = _text(str(key))
-        if name in found:
-            raise ValueError(f"{where} has two fields that both read {name!r}; keep one of them")
-        found[name] = canonical(item, f"{where}.{key}")
-    return {k: v for k, v in found.items() if v is not None} or None
-
-
-def canonical_block(name: str, block: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The identity fields of one block in canonical form, names resolved through the alias table."""
-    if block is None:
-        return {}
-    if not isinstance(block, Mapping):
-        raise ValueError(f"{name} is {block!r}; it must be a mapping")
-    found: dict[str, Any] = canonical(block if IDENTITY[name] is None else _identity(name, block), name) or {}
-    aliases = ALIASES.get(name)
-    if aliases and isinstance(found.get("name"), str):
-        found["name"] = aliases.get(found["name"], found["name"])
-    return found
-
-
-def _identity(name: str, block: Mapping[str, Any]) -> dict[Any, Any]:
-    fields = IDENTITY[name] or ()
-    return {k: v for k, v in block.items() if _text(str(k)) in fields}
-
-
-def canonical_json(record: Mapping[str, Any]) -> str:
-    """The four identity blocks as canonical JSON (specification, "Record contract").
-
-    Raises:
-        ValueError: a non-finite identity field, colliding field names or an unsupported type.
-    """
-    blocks = {name: canonical_block(name, record.get(name)) for name in IDENTITY}
-    kept = {name: block for name, block in blocks.items() if block}
-    return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def canonical_key(record: Mapping[str, Any]) -> str:
-    """blake2b-128 of :func:`canonical_json`, hexadecimal."""
-    return _digest(canonical_json(record))
-
-
-def observation_id(record: Mapping[str, Any]) -> str:
-    """Identity of one measurement: its run (or source) and seed."""
-    provenance = record.get("provenance") or {}
-    return _digest(json.dumps([_origin(provenance), provenance.get("seed")], separators=(",", ":")))
-
-
-def _origin(provenance: Mapping[str, Any]) -> Any:
-    return provenance.get("run_id") or provenance.get("source")
 
 
 def _need(condition: bool, where: str, value: Any, remedy: str) -> None:
@@ -181,8 +92,8 @@ def _check_choices(record: Record) -> None:
           "use fraction or percent, or leave it out")  # fmt: skip
     _need(state in STATES, "state", state, f"use one of {', '.join(STATES)}")
     provenance = record.get("provenance") or {}
-    origin = _origin(provenance)
-    _need(isinstance(origin, str) and bool(origin), "provenance.run_id", origin, "give run_id or source")
+    source = origin(provenance)
+    _need(isinstance(source, str) and bool(source), "provenance.run_id", source, "give run_id or source")
     leakage = provenance.get("leakage", "none")
     _need(leakage in ("none", "suspected", "yes", None), "provenance.leakage", leakage, "use none, suspected or yes")
 

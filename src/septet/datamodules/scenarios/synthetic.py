@@ -39,6 +39,7 @@ def generate_scenarios(seed: int, models: int = 20, columns: int = 24, groups: i
     seen = demand[owner] + rng.normal(size=(columns, 3)) * 0.2
     features = np.column_stack([seen, horizon / 2])
     model_features = np.column_stack([rng.normal(12, 1, models), skill[:, 0] + rng.normal(size=models) * 0.05])
+    slow = 0.8 * (model_features[:, :1] - 12) + 0.3 * horizon[None, :] + rng.normal(size=(models, columns)) * 0.1
     return Bench(
         name="synthetic",
         models=[f"model{i:02d}" for i in range(models)],
@@ -49,4 +50,5 @@ def generate_scenarios(seed: int, models: int = 20, columns: int = 24, groups: i
         values=values,
         column_features=features,
         model_features=model_features,
+        latency=np.exp(slow),
     )

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from septet.datamodules.scenarios.bench import Bench, load_bench
+from septet.datamodules.scenarios.canonical import block_text
+from septet.datamodules.scenarios.costs import DEVICE
 from septet.datamodules.scenarios.records import (
     Record,
     canonical_block,
@@ -23,6 +25,7 @@ from septet.datamodules.scenarios.records import (
     pool,
     read_records,
 )
+from septet.datamodules.scenarios.unified import unified_records, unified_tasks
 
 TABLE_TASKS = {
     "traffic_speed": ("traffic_mts", "mae", "torch_mts"),
@@ -34,11 +37,12 @@ TABLE_TASKS = {
 
 
 def table_records(task: str) -> list[Record]:
-    """Records of the shipped table of a task; [] if there is none."""
+    """Records of the shipped tables of a task; [] if there is none."""
     if task not in TABLE_TASKS:
-        return []
+        return unified_records(task)
     name, metric, source = TABLE_TASKS[task]
     bench = load_bench(name)
+    latency = bench.latency
     found = []
     for j, column in enumerate(bench.columns):
         scenario, dataset = _place(name, bench, j)
@@ -51,10 +55,21 @@ def table_records(task: str) -> list[Record]:
                     "scenario": {**scenario, "metric": metric, "direction": "min"},
                     "dataset": {"name": dataset, "group": bench.group[j], "features": features},
                     "model": {"name": model, **_params(name, bench, i)},
+                    **({} if latency is None else {"criteria": _cost(float(latency[i, j]))}),
                     "protocol": {"table": source}, "value": float(bench.values[i, j]), "n": 1,
                     "provenance": {"source": f"{source}: {column}", "licence": "Apache-2.0"},
                 })  # fmt: skip
     return found
+
+
+def _cost(milliseconds: float) -> dict[str, Any]:
+    """Mean time per window of a whole test pass, the only latency that the traffic logs carry."""
+    return {"latency_ms_p50": milliseconds, "device": DEVICE}
+
+
+def table_tasks() -> list[str]:
+    """Tasks of all shipped tables."""
+    return [*TABLE_TASKS, *(name for name in unified_tasks() if name not in TABLE_TASKS)]
 
 
 def _place(name: str, bench: Bench, j: int) -> tuple[dict[str, Any], str]:
@@ -137,8 +152,7 @@ def gate(records: Sequence[Record]) -> tuple[list[Record], int]:
 
 def column_name(record: Mapping[str, Any]) -> str:
     """Scenario, data set and protocol of a record as one text: a column of a bench."""
-    blocks = [canonical_block(b, record.get(b)) for b in ("dataset", "scenario", "protocol")]
-    return json.dumps(blocks, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return block_text(record, "dataset", "scenario", "protocol")
 
 
 def bench_of_records(records: Sequence[Record], task: str | None = None, metric: str | None = None) -> Bench:
@@ -152,38 +166,66 @@ def bench_of_records(records: Sequence[Record], task: str | None = None, metric:
     Raises:
         ValueError: no such record.
     """
-    done = [e for e in pooled(records) if task is None or _field(e, "task") == task]
-    done = [e for e in done if metric is None or _field(e, "metric") == metric]
-    if not done:
+    named = [(_place_of(e), e) for e in pooled(records)]
+    named = [(p, e) for p, e in named if task in (None, p[0]) and metric in (None, p[1])]
+    if not named:
         raise ValueError(f"no record of task {task!r} and metric {metric!r} among {len(records)}")
-    chosen = min(Counter((_field(e, "task"), _field(e, "metric")) for e in done).items(), key=lambda p: (-p[1], p[0]))[
-        0
-    ]
-    done = [e for e in done if (_field(e, "task"), _field(e, "metric")) == chosen]
-    columns = sorted({column_name(e["record"]) for e in done})
-    models = sorted({model_name(e["record"]) for e in done})
+    chosen = min(Counter(p for p, _ in named).items(), key=lambda p: (-p[1], p[0]))[0]
+    return bench_of_entries([e for p, e in named if p == chosen])
+
+
+def bench_of_entries(done: Sequence[Mapping[str, Any]]) -> Bench:
+    """A bench of pooled entries of one task and metric."""
+    cells = [(model_name(e["record"]), column_name(e["record"])) for e in done]
+    models, columns = sorted({m for m, _ in cells}), sorted({c for _, c in cells})
+    row, place_of = {m: i for i, m in enumerate(models)}, {c: j for j, c in enumerate(columns)}
     values, features = np.full((len(models), len(columns)), np.nan), [{} for _ in columns]  # type: ignore[var-annotated]
     group, scenario = [""] * len(columns), [""] * len(columns)
     lower = done[0]["record"]["scenario"]["direction"] == "min"
-    for e in done:
-        i, j = models.index(model_name(e["record"])), columns.index(column_name(e["record"]))
-        values[i, j] = max(e["mean"], 1e-12) if lower else 1 - e["mean"]
+    for (m, c), e in zip(cells, done, strict=True):
+        i, j = row[m], place_of[c]
+        values[i, j] = max(e["mean"], 1e-12) if lower else 1 - e["mean"] / (100 if is_percent(e["record"]) else 1)
         dataset, place = e["record"]["dataset"], e["record"]["scenario"]
         group[j] = str(dataset.get("group") or dataset["name"]).casefold()
         scenario[j] = " ".join(str(place.get(k) or "") for k in ("task", "horizon", "domain")).strip()
-        features[j] = {**features[j], **{k: float(v) for k, v in (dataset.get("features") or {}).items()}}
+        features[j].update(dataset.get("features") or {})
     names = sorted({k for f in features for k in f})
-    x = np.array([[f.get(k, np.nan) for k in names] for f in features]).reshape(len(columns), len(names))
+    x = np.array([[float(f.get(k, np.nan)) for k in names] for f in features]).reshape(len(columns), len(names))
     x = np.where(np.isfinite(x), x, np.nan_to_num(np.nanmean(x, 0)) if len(names) else 0.0)
-    return Bench("records", models, columns, group, scenario, "error" if lower else "accuracy", values, x)
+    latency, acceptance = _side(done, cells, row, place_of)
+    kind = "error" if lower else "accuracy"
+    return Bench("records", models, columns, group, scenario, kind, values, x, latency=latency, acceptance=acceptance)
 
 
-def _field(entry: Mapping[str, Any], name: str) -> Any:
-    return canonical_block("scenario", entry["record"]["scenario"]).get(name)
+def _side(
+    done: Sequence[Mapping[str, Any]], cells: Sequence[tuple[str, str]], row: dict[str, int], place: dict[str, int]
+) -> tuple[Any, Any]:
+    """Median latency ``(M, C)`` and log(1 + stars) ``(M,)`` where records carry them, else None."""
+    latency, stars = np.full((len(row), len(place)), np.nan), np.full(len(row), np.nan)
+    for (m, c), e in zip(cells, done, strict=True):
+        own = [r.get("criteria") or {} for r in e["rows"]]
+        times = [t for o in own if (t := o.get("latency_ms_p50", o.get("latency_ms_p95")))]
+        liked = [s for r in e["rows"] if (s := (r.get("acceptance") or {}).get("stars")) is not None]
+        if times:
+            latency[row[m], place[c]] = float(np.median(times))
+        if liked:
+            stars[row[m]] = np.log1p(float(np.median(liked)))
+    return (latency if np.isfinite(latency).any() else None, stars if np.isfinite(stars).any() else None)
+
+
+def is_percent(record: Mapping[str, Any]) -> bool:
+    """Whether a record's value is a percentage."""
+    return str(record["scenario"].get("unit") or "").casefold() == "percent"
+
+
+def _place_of(entry: Mapping[str, Any]) -> tuple[str, str]:
+    block = canonical_block("scenario", entry["record"]["scenario"])
+    return str(block.get("task")), str(block.get("metric"))
 
 
 def model_name(record: Mapping[str, Any]) -> str:
     """Canonical name, with variant and configuration where given."""
     block = canonical_block("model", record["model"])
-    extra = [str(block[k])[:12] for k in ("variant", "config_sha256") if k in block]
+    extra = [str(block["variant"])] if "variant" in block else []
+    extra += [str(block["config_sha256"])[:12]] if "config_sha256" in block else []
     return "/".join([str(block["name"]), *extra])

@@ -26,6 +26,8 @@ class Memory:
         seen: ``(C, M)`` bool.
         models: ``(M, G)`` standardised model features.
         latency: ``(C, M)`` log milliseconds, NaN unknown.
+        acceptance: ``(M,)`` log(1 + stars), standardised, NaN unknown; None: no record carries it.
+        stack: ``(C, M)`` ranks by a recommender's own prior, 0 best, NaN unknown; None: no such prior.
     """
 
     features: Tensor
@@ -35,6 +37,8 @@ class Memory:
     seen: Tensor
     models: Tensor
     latency: Tensor
+    acceptance: Tensor | None = None
+    stack: Tensor | None = None
 
     @property
     def shape(self) -> dict[str, int]:
@@ -66,7 +70,7 @@ class Query:
     epoch: int = 0
 
 
-def build_memory(bench: Bench, split: Split, latency: np.ndarray | None = None) -> Memory:  # type: ignore[type-arg]
+def build_memory(bench: Bench, split: Split) -> Memory:
     """The memory of one split; cells outside train are dropped before anything is computed."""
     values = np.where(_visible(bench, split), bench.values, np.nan)
     z, r, mask = column_targets(values, bench.kind)
@@ -75,7 +79,14 @@ def build_memory(bench: Bench, split: Split, latency: np.ndarray | None = None) 
     stacked = np.nan_to_num(np.stack([r, z, centred], -1)).transpose(1, 0, 2)
     known = list(dict.fromkeys(bench.scenario[j] for j in split.train))
     groups = list(dict.fromkeys(bench.group))
-    times = np.full(bench.values.shape, np.nan) if latency is None else np.where(np.isfinite(values), latency, np.nan)
+    times = np.full(bench.values.shape, np.nan)
+    if bench.latency is not None:
+        times = np.where(np.isfinite(values), bench.latency, np.nan)
+    liked = None
+    if bench.acceptance is not None:
+        spread = float(np.nanstd(bench.acceptance))
+        scaled = (bench.acceptance - np.nanmean(bench.acceptance)) / (spread if spread > 1e-9 else 1.0)
+        liked = torch.tensor(scaled, dtype=torch.float32)
     return Memory(
         features=torch.tensor(standardised(bench, split.train), dtype=torch.float32),
         scenario=torch.tensor([known.index(s) + 1 if s in known else 0 for s in bench.scenario]),
@@ -84,6 +95,7 @@ def build_memory(bench: Bench, split: Split, latency: np.ndarray | None = None) 
         seen=torch.tensor(mask.T.copy()),
         models=torch.tensor(model_inputs(bench), dtype=torch.float32),
         latency=torch.tensor(np.log(times).T.copy(), dtype=torch.float32),
+        acceptance=liked,
     )
 
 

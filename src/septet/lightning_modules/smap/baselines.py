@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ def _mean(values: Array, fallback: Any) -> Array:
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), fallback))
 
 
+@lru_cache(16)
 def table(bench: Bench, value: str) -> Array:
-    """``(M, C)`` ranks, standardised losses or losses.
+    """``(M, C)`` ranks, standardised losses or losses; read only, kept for the last few benches.
 
     Raises:
         ValueError: unknown value.
@@ -33,9 +35,12 @@ def table(bench: Bench, value: str) -> Array:
     if value not in _EMPTY:
         raise ValueError(f"value is {value!r}; use rank, z or loss")
     if value == "loss":
-        return loss_of(bench.values, bench.kind)
-    z, r, _ = column_targets(bench.values, bench.kind, _CLIP)
-    return r if value == "rank" else z
+        found = loss_of(bench.values, bench.kind).copy()
+    else:
+        z, r, _ = column_targets(bench.values, bench.kind, _CLIP)
+        found = r if value == "rank" else z
+    found.flags.writeable = False
+    return found
 
 
 def _repeat(column: Array, count: int) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from septet.datamodules.scenarios.records import canonical_block
-from septet.datamodules.scenarios.tables import bench_of_records, column_name, model_name, pooled
+from septet.datamodules.scenarios.tables import bench_of_entries, column_name, is_percent, model_name, pooled
 from septet.lightning_modules.smap import baselines
 from septet.lightning_modules.smap.conformal import conformal_quantile
+from septet.lightning_modules.smap.limits import feasibility, latency_residuals, quantities, rejection, relaxation
 
-PERMISSIVE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0")
-QUANTITIES = {"max_latency_ms": "latency", "max_params": "params", "max_memory_gb": "memory"}
 LEVEL = 0.8
 """Coverage of the conformal intervals."""
 
@@ -56,64 +54,9 @@ def _r(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), 9)
 
 
-def quantities(entries: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
-    """Median latency (p95, else p50), parameters, memory in GB, licence, stars and training seconds of a model."""
-    rows = [row for e in entries for row in e["rows"]]
-    own = [r.get("criteria") or {} for r in rows]
-    own = [c for c in own if device.casefold() in str(c.get("device") or "").casefold()]
-    latency = [c.get("latency_ms_p95", c.get("latency_ms_p50")) for c in own]
-    memory = [c["peak_mem_bytes"] / 2**30 for c in own if c.get("peak_mem_bytes") is not None]
-    params = [r["model"]["params"] for r in rows if r["model"].get("params") is not None]
-    licences = sorted({str(r["model"]["licence"]).casefold() for r in rows if r["model"].get("licence")})
-    stars = [r["acceptance"]["stars"] for r in rows if (r.get("acceptance") or {}).get("stars") is not None]
-    train = [c["train_s"] for c in own if c.get("train_s") is not None]
-    return {
-        "latency": _median([x for x in latency if x is not None]), "memory": _median(memory),
-        "params": _median(params), "licence": licences[0] if len(licences) == 1 else None,
-        "stars": _median(stars), "train_s": _median(train),
-    }  # fmt: skip
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return float(statistics.median(values)) if values else None
-
-
-def rejection(found: Mapping[str, Any], limits: Mapping[str, float], licence: str) -> str | None:
-    """Why a candidate breaks a limit, with both numbers; None if it does not."""
-    for limit, quantity in QUANTITIES.items():
-        if limit in limits:
-            value = found[quantity]
-            if value is None:
-                return f"{quantity} unknown"
-            if value > limits[limit]:
-                return f"{quantity} {value:.6g} > {limits[limit]:.6g} ({limit})"
-    if licence == "permissive" and found["licence"] is None:
-        return "licence unknown"
-    if licence == "permissive" and found["licence"] not in PERMISSIVE:
-        return f"licence {found['licence']} is not permissive"
-    return None
-
-
-def relaxation(table: Mapping[str, Mapping[str, Any]], request: Request) -> dict[str, Any] | None:
-    """The nearest single limit that admits a candidate, and the value it would need."""
-    found = []
-    for limit, bound in request.limits.items():
-        rest = {k: v for k, v in request.limits.items() if k != limit}
-        values = [q[QUANTITIES[limit]] for q in table.values() if rejection(q, rest, request.licence) is None]
-        known = [v for v in values if v is not None]
-        if known:
-            found.append((min(known) / bound if bound else math.inf, limit, min(known)))
-    if found:
-        _, limit, value = min(found)
-        return {"limit": limit, "value": _r(value)}
-    if request.licence == "permissive" and any(rejection(q, request.limits, "any") is None for q in table.values()):
-        return {"limit": "licence", "value": "any"}
-    return None
-
-
-def _scores(records: list[dict[str, Any]], scorer: str) -> tuple[Any, Any]:
+def _scores(entries: list[dict[str, Any]], scorer: str) -> tuple[Any, Any]:
     """Bench and score per model: the rule applied to a new column in the middle of the scenario's features."""
-    bench = bench_of_records(records)
+    bench = bench_of_entries(entries)
     middle = bench.column_features.mean(0, keepdims=True)
     wide = type(bench)(
         bench.name, bench.models, [*bench.columns, "?"], [*bench.group, "?"], [*bench.scenario, "?"], bench.kind,
@@ -161,7 +104,7 @@ def choose(records: list[dict[str, Any]], request: Request) -> dict[str, Any]:
     if len(by_model) < 2 or len(entries) < 3:
         reason = f"{len(by_model)} models and {len(entries)} records; at least 2 and 3 are needed"
         return {**answer, "status": "abstain", "probes": _probes(by_model, request, reason)}
-    bench, scores = _scores([row for e in entries for row in e["rows"]], request.scorer)
+    bench, scores = _scores(entries, request.scorer)
     order = [bench.models[i] for i in np.argsort(scores, kind="stable")]
     score = {m: float(scores[i]) for i, m in enumerate(bench.models)}
     bound = regret_bound(bench, request.scorer)
@@ -169,6 +112,7 @@ def choose(records: list[dict[str, Any]], request: Request) -> dict[str, Any]:
         shown = "unbounded" if math.isinf(bound) else f"{bound:.3g} %"
         reason = f"regret of the first choice is bounded by {shown} only, wanted {request.max_regret:g} %"
         return {**answer, "status": "abstain", "probes": _probes({m: by_model[m] for m in order}, request, reason)}
+    ranks = baselines.table(bench, "rank")
     table = {m: quantities(by_model[m], request.device) for m in order}
     kept: list[str] = []
     for m in order:
@@ -177,20 +121,23 @@ def choose(records: list[dict[str, Any]], request: Request) -> dict[str, Any]:
             kept.append(m)
         else:
             answer["rejected"].append(
-                {"model": m, "dataset": _dataset(by_model[m], bench, m, request)[0], "reason": why}
+                {"model": m, "dataset": _dataset(by_model[m], bench, ranks, m, request)[0], "reason": why}
             )
     if not kept:
-        return {**answer, "status": "infeasible", "relaxation": relaxation(table, request)}
+        return {**answer, "status": "infeasible", "relaxation": relaxation(table, request.limits, request.licence)}
+    residuals = latency_residuals(by_model, request.device)
+    limit = request.limits.get("max_latency_ms")
     utility = _utilities(kept, score, table, request.weights)
     ranked = sorted(kept, key=lambda m: (-utility[m], kept.index(m)))
     front = _pareto(kept, score, table)
     for rank, m in enumerate(ranked[: request.top], 1):
-        dataset, entry = _dataset(by_model[m], bench, m, request)
+        dataset, entry = _dataset(by_model[m], bench, ranks, m, request)
         answer["choices"].append({
             "rank": rank, "dataset": dataset, "model": m, "predicted": _r(entry["mean"]),
-            "interval": _interval(entry["mean"], bound, bench.kind), "latency_ms": _r(table[m]["latency"]),
-            "p_feasible": 1.0, "utility": _r(utility[m]), "pareto": m in front,
-            "evidence": _evidence(by_model[m], dataset),
+            "interval": _interval(entry["mean"], bound, bench.kind, is_percent(entry["record"])),
+            "latency_ms": _r(table[m]["latency"]),
+            "p_feasible": _r(feasibility(by_model[m], limit, residuals, request.device)),
+            "utility": _r(utility[m]), "pareto": m in front, "evidence": _evidence(by_model[m], dataset),
         })  # fmt: skip
     return answer
 
@@ -209,21 +156,28 @@ def _inside(entries: Sequence[Mapping[str, Any]], datasets: Sequence[str]) -> li
     return [e for e in entries if canonical_block("dataset", e["record"]["dataset"])["name"] in names]
 
 
-def _dataset(entries: Sequence[Mapping[str, Any]], bench: Any, model: str, request: Request) -> tuple[str, Any]:
+def _dataset(
+    entries: Sequence[Mapping[str, Any]], bench: Any, ranks: Any, model: str, request: Request
+) -> tuple[str, Any]:
     """The data set where the model stands best among the others (rank, then key)."""
-    r = baselines.table(bench, "rank")[bench.models.index(model)]
+    r = ranks[bench.models.index(model)]
+    place = {c: j for j, c in enumerate(bench.columns)}
     pool_of = _inside(entries, request.datasets) if request.datasets else list(entries)
     pool_of = pool_of or list(entries)
-    best = min(pool_of, key=lambda e: (round(float(r[bench.columns.index(column_name(e["record"]))]), 9), e["key"]))
+    best = min(pool_of, key=lambda e: (round(float(r[place[column_name(e["record"])]]), 9), e["key"]))
     return str(canonical_block("dataset", best["record"]["dataset"])["name"]), best
 
 
-def _interval(value: float, bound: float, kind: str) -> list[float | None] | None:
+def _interval(value: float, bound: float, kind: str, percent: bool) -> list[float | None] | None:
     """Where a result may fall short of the choice's own: the conformal regret bound around the pooled mean."""
     if math.isinf(bound):
         return None
-    width = value * bound / 100 if kind == "error" else bound / 100
-    return [_r(value - width), _r(value + width)]
+    if kind == "error":
+        width = value * bound / 100
+        return [_r(max(value - width, 0.0)), _r(value + width)]
+    top = 100.0 if percent else 1.0
+    width = bound * top / 100
+    return [_r(max(value - width, 0.0)), _r(min(value + width, top))]
 
 
 def _evidence(entries: Sequence[Mapping[str, Any]], dataset: str) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ class Prediction:
         target: ``(M, C)`` the learnt mix of rank, z and loss of the memory.
         quantiles: ``(M, Q, 3)`` of z.
         latency: ``(M, Q, 2)`` log latency at .5 and .9.
-        acceptance: ``(M,)`` logit.
+        acceptance: ``(M,)`` standardised log(1 + stars).
         link: ``(M, Q)`` logit that the scenario supports the model.
         attention: ``(H, Q, C)``.
     """
@@ -48,10 +48,17 @@ class RecallNet(nn.Module):
         heads: attention heads.
         tau: distance scale of the gate back to the prior.
         dropout: on the encodings of f.
+        gate: logit at which the gates of the heads start.
     """
 
     def __init__(
-        self, shape: Mapping[str, int], hidden: int = 64, heads: int = 4, tau: float = 1.0, dropout: float = 0.5
+        self,
+        shape: Mapping[str, int],
+        hidden: int = 64,
+        heads: int = 4,
+        tau: float = 1.0,
+        dropout: float = 0.5,
+        gate: float = 1.0,
     ) -> None:
         super().__init__()
         if hidden % heads:
@@ -70,7 +77,7 @@ class RecallNet(nn.Module):
         )
         self.acceptance_head = nn.Linear(hidden, 1)
         self.temperature = nn.Parameter(torch.full((heads,), math.log(4.0)))
-        self.gate = nn.Parameter(torch.full((heads,), 1.0))
+        self.gate = nn.Parameter(torch.full((heads,), float(gate)))
         self.mix = nn.Parameter(torch.tensor([0.0, 0.0, 2.0]))
         self.eps = nn.Parameter(torch.zeros(()))
         self.spread = nn.Parameter(torch.zeros(2))
@@ -128,7 +135,9 @@ class RecallNet(nn.Module):
         keys = self.encode(memory.features, memory.scenario, extra[0])
         query = self.encode(memory.features[columns], scenario, extra[1])
         values = self.target(memory.values)
-        prior = _prior(values, seen, allowed)
+        prior, known = _prior(values, seen, allowed)
+        if memory.stack is not None:
+            prior = deal(prior, memory.stack[columns], known)
         recalled, attention = dense_recall(
             query, keys, values, seen, prior,
             temperature=self.temperature, gate=self.gate, tau=self.tau, mask=allowed,
@@ -138,8 +147,7 @@ class RecallNet(nn.Module):
             models = models + graph[1]
         place = self.column(memory.features[columns]) + self.scenario(scenario)
         f = self.dropout(torch.tanh(place)) @ self.dropout(torch.tanh(models)).T / math.sqrt(models.shape[1])
-        cold = ~(allowed.to(values.dtype) @ seen.to(values.dtype) > 0)
-        score = (recalled + torch.where(cold, f, self.eps * f)).T
+        score = (recalled + torch.where(known, self.eps * f, f)).T
         low, high = functional.softplus(self.spread)
         return Prediction(
             score=score,
@@ -158,14 +166,36 @@ class RecallNet(nn.Module):
         return torch.stack([out[..., 0], out[..., 0] + functional.softplus(out[..., 1])], -1)
 
 
-def _prior(values: Tensor, seen: Tensor, allowed: Tensor) -> Tensor:
-    """Mean of each model over the columns a query may read, ``(Q, M)``; without any: the mean over all models."""
+def _prior(values: Tensor, seen: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each model over the columns a query may read ``(Q, M)``, and where there is one.
+
+    Models without any take the mean over all models.
+    """
     held = seen.to(values.dtype)
     weight = allowed.to(values.dtype)
     count = weight @ held
     total = weight @ (values * held)
     overall = total.sum(1, keepdim=True) / count.sum(1, keepdim=True).clamp_min(1)
-    return torch.where(count > 0, total / count.clamp_min(1), overall)
+    return torch.where(count > 0, total / count.clamp_min(1), overall), count > 0
+
+
+def deal(prior: Tensor, rank: Tensor, known: Tensor) -> Tensor:
+    """The known models' own prior values, dealt in the order of another ranking (ties: by the prior itself).
+
+    Args:
+        prior: ``(Q, M)``.
+        rank: ``(Q, M)``, lower is better; NaN counts as last.
+        known: ``(Q, M)`` bool; the other models keep their prior.
+
+    Returns:
+        ``(Q, M)``: the scale of the prior in the order of ``rank``.
+    """
+    key = torch.where(known, rank.nan_to_num(nan=torch.inf), torch.full_like(rank, torch.inf))
+    by_prior = torch.argsort(prior.detach().masked_fill(~known, torch.inf), dim=1, stable=True)
+    order = by_prior.gather(1, torch.argsort(key.gather(1, by_prior), dim=1, stable=True))
+    values = prior.masked_fill(~known, torch.inf).sort(1).values
+    dealt = torch.empty_like(prior).scatter(1, order, values)
+    return torch.where(known, dealt, prior)
 
 
 def training_hides(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from septet.datamodules.scenarios.tensors import Query
+from septet.datamodules.scenarios.bench import Bench
+from septet.datamodules.scenarios.splits import Split
+from septet.datamodules.scenarios.tensors import Memory, Query
 from septet.lightning_modules.smap.metrics import AssignmentMetrics
 from septet.lightning_modules.smap.model import Prediction, RecallNet, training_hides
 from septet.lightning_modules.smap.objective import objective
+from septet.lightning_modules.smap.stack import CRITERIA, stacked
 from septet.lightning_modules.task import Task
 
 ENCODERS = ("none", "hgt", "han")
+PRIORS = ("mean", "stack")
 
 
 class SMAP(Task):
@@ -39,6 +43,11 @@ class SMAP(Task):
         hide_scenario: share of queries that do not know their scenario.
         ensemble: members of ``fit_predict``.
         features: ``auto`` (column features) or ``none``.
+        prior: ``mean`` (each model's train mean) or ``stack`` (its values dealt in the order of a stack of plain
+            rules, weighted by an inner cross-validation on train columns).
+        criterion: inner loss of the stack, ``regret`` or ``ndcg5``.
+        sharpness: of the stack's weights; infinity keeps the best rule only.
+        gate: logit at which the gates from prior to recall start.
         seed: of hiding under a Trainer.
 
     Raises:
@@ -65,6 +74,10 @@ class SMAP(Task):
         hide_scenario: float = 0.2,
         ensemble: int = 3,
         features: str = "auto",
+        prior: str = "stack",
+        criterion: str = "regret",
+        sharpness: float = 1.0,
+        gate: float = -2.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -74,6 +87,7 @@ class SMAP(Task):
         self.net: RecallNet | None = None
         self.graph_net: nn.Module | None = None
         self.shape: dict[str, int] | None = None
+        self.stack_weights: dict[str, float] = {}
 
     def _check(self) -> None:
         h = self.hparams
@@ -81,9 +95,16 @@ class SMAP(Task):
             raise ValueError(f"unknown encoder {h['encoder']!r}: choose one of {', '.join(ENCODERS)}")
         if h["features"] not in ("auto", "none"):
             raise ValueError(f"features is {h['features']!r}; use auto or none")
-        for name in ("hidden", "heads", "layers", "tau", "temperature", "lr", "steps", "ensemble"):
+        if h["prior"] not in PRIORS:
+            raise ValueError(f"prior is {h['prior']!r}; use {' or '.join(PRIORS)}")
+        if h["criterion"] not in CRITERIA:
+            raise ValueError(f"criterion is {h['criterion']!r}; use {' or '.join(CRITERIA)}")
+        for name in ("hidden", "heads", "layers", "tau", "temperature", "lr", "ensemble"):
             if not h[name] > 0:
                 raise ValueError(f"{name} is {h[name]}; it must be positive")
+        for name in ("steps", "sharpness"):
+            if not h[name] >= 0:
+                raise ValueError(f"{name} is {h[name]}; it is not negative")
         if h["hidden"] % h["heads"]:
             raise ValueError(f"hidden {h['hidden']} is not a multiple of heads {h['heads']}")
         for name in ("hide_models", "hide_scenario"):
@@ -104,7 +125,7 @@ class SMAP(Task):
         """Fresh networks for tables of these sizes."""
         h = self.hparams
         self.shape = dict(shape)
-        self.net = RecallNet(shape, h["hidden"], h["heads"], h["tau"])
+        self.net = RecallNet(shape, h["hidden"], h["heads"], h["tau"], gate=h["gate"])
         self.graph_net = None
         if h["encoder"] != "none":
             from septet.lightning_modules.smap.encoders import GraphEncoder, sizes_of
@@ -118,12 +139,22 @@ class SMAP(Task):
     def setup(self, stage: str) -> None:
         """Read the sizes and the metric's kind from the data."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.memory.stack is None:
+            self.add_prior(data.memory, data.bench, data.part, {data.bench.group[j] for j in data.val_columns})
         for metric in (self.val_metrics, self.test_metrics):
             metric.kind = data.bench.kind
         if self.net is None:
             self.build(data.memory.shape, data.graph)
         if self.shape is not None and data.memory.shape != {k: self.shape[k] for k in data.memory.shape}:
             raise ValueError(f"the weights are for tables of sizes {self.shape}, the data have {data.memory.shape}")
+
+    def add_prior(self, memory: Memory, bench: Bench, part: Split, hidden: Collection[str] = ()) -> None:
+        """Rank all models on the columns of a split by the stack of plain rules, where it is wanted."""
+        if self.hparams["prior"] == "stack" and not part.cold:
+            chosen = {name: self.hparams[name] for name in ("criterion", "sharpness")}
+            found = stacked(bench, part.train, part.test, hidden=hidden, **chosen)
+            memory.stack = torch.tensor(found.scores.T.copy(), dtype=memory.values.dtype)
+            self.stack_weights = found.weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sizes beside the weights."""
@@ -227,7 +258,7 @@ class SMAP(Task):
             from septet.lightning_modules.smap.pictures import test_pictures
 
             data = self.trainer.datamodule  # type: ignore[attr-defined]
-            for name, figure in test_pictures(data.bench, batch, found):
+            for name, figure in test_pictures(data.bench, data.part, batch, found):
                 self.save_picture(name, figure)
 
     def on_test_epoch_end(self) -> None:

@@ -37,5 +37,8 @@ def objective(
         "latency": losses.pinball(found.latency, latency, list(LATENCY_QUANTILES), torch.isfinite(latency)),
         "link": losses.link_bce(found.link, supports, torch.ones_like(supports)),
     }
+    if memory.acceptance is not None:  # an extra head: it takes the weight of the links
+        known = torch.isfinite(memory.acceptance)
+        terms["link"] = terms["link"] + losses.pinball(found.acceptance[:, None], memory.acceptance, [0.5], known)
     terms["loss"] = torch.stack([w * t for w, t in zip(weights, terms.values(), strict=True)]).sum()
     return terms

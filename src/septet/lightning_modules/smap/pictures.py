@@ -8,27 +8,26 @@ from typing import Any
 import numpy as np
 
 from septet.datamodules.scenarios.bench import Bench
+from septet.datamodules.scenarios.splits import Split
 from septet.datamodules.scenarios.tensors import Query
+from septet.lightning_modules.smap.charts import charts, figure
 from septet.lightning_modules.smap.model import Prediction
 
 
-def test_pictures(bench: Bench, query: Query, found: Prediction) -> Iterator[tuple[str, Any]]:
+def test_pictures(bench: Bench, part: Split, query: Query, found: Prediction) -> Iterator[tuple[str, Any]]:
     """Name and figure of each picture of a test batch."""
     score = found.score.detach().cpu().double().numpy()
     yield "scores", _scores(bench, query, score)
-    yield "attention", _attention(bench, query, found.attention.detach().cpu().mean(0).numpy())
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+    attention = found.attention.detach().cpu().mean(0).numpy()
+    yield "attention", _attention(bench, query, attention)
+    quantiles = found.quantiles.detach().cpu().double().numpy()
+    yield from charts(bench, part, query.columns.tolist(), score, quantiles, attention)
 
 
 def _scores(bench: Bench, query: Query, score: np.ndarray) -> Any:  # type: ignore[type-arg]
     """Predicted score against the measured result; the chosen model and the best are marked."""
-    figure = _figure(6, 4.5)
-    axes = figure.subplots()
+    drawn = figure(6, 4.5)
+    axes = drawn.subplots()
     columns = query.columns.tolist()
     for q, j in enumerate(columns[:6]):
         raw = query.raw[:, q].cpu().numpy()
@@ -44,7 +43,7 @@ def _scores(bench: Bench, query: Query, score: np.ndarray) -> Any:  # type: igno
     axes.set_ylabel("result / best result" if bench.kind == "error" else "accuracy below the best")
     axes.set_title("choice against measurement, columns left out")
     axes.legend(fontsize=7)
-    return figure
+    return drawn
 
 
 def _attention(bench: Bench, query: Query, attention: np.ndarray) -> Any:  # type: ignore[type-arg]
@@ -53,11 +52,11 @@ def _attention(bench: Bench, query: Query, attention: np.ndarray) -> Any:  # typ
     keep = keep[np.argsort(-attention[:, keep].sum(0), kind="stable")[:40]]
     keep = np.sort(keep)
     names = [bench.columns[j] for j in query.columns.tolist()][:30]
-    figure = _figure(min(3 + 0.28 * len(keep), 14), 1.5 + 0.3 * len(names))
-    axes = figure.subplots()
+    drawn = figure(min(3 + 0.28 * len(keep), 14), 1.5 + 0.3 * len(names))
+    axes = drawn.subplots()
     image = axes.imshow(attention[: len(names)][:, keep], aspect="auto", cmap="viridis", vmin=0)
     axes.set_xticks(range(len(keep)), [bench.columns[j] for j in keep], rotation=90, fontsize=6)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     axes.set_title("attention over remembered columns (own group hidden)")
-    figure.colorbar(image, ax=axes)
-    return figure
+    drawn.colorbar(image, ax=axes)
+    return drawn

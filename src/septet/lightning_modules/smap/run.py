@@ -29,6 +29,7 @@ def fit_predict(bench: Bench, split: Split, *, seed: int = 0, **options: Any) ->
     """
     module = SMAP(**options)
     memory = build_memory(bench, split)
+    module.add_prior(memory, bench, split)
     test = torch.tensor(split.test, dtype=torch.int64)
     train = torch.tensor([j for j in split.train if bool(memory.seen[j].any())], dtype=torch.int64)
     allowed = allowed_columns(memory, test) if not split.cold else _all_train(memory.seen, test)
@@ -63,6 +64,8 @@ def _train(module: SMAP, memory: Any, train: torch.Tensor, seed: int, graph: Any
     module.train()
     steps, net = module.hparams["steps"], module.net
     assert isinstance(net, RecallNet)
+    if not steps:
+        return
     optimizer, schedule = module.make_optimizer(steps)
     generator = torch.Generator().manual_seed(seed)
     count = 96 if memory.models.shape[0] <= 100 else 24

@@ -128,7 +128,16 @@ def group_mean(rows: Sequence[tuple[str, Mapping[str, float | None]]]) -> dict[s
 
 
 def evaluate(bench: Bench, predictions: Any, protocol: str) -> dict[str, float]:
-    """Metrics of out-of-sample predictions of a whole bench.
+    """Metrics of out-of-sample predictions of a whole bench: the mean of :func:`owned_metrics`.
+
+    Raises:
+        ValueError: a shape that does not fit the bench.
+    """
+    return group_mean(owned_metrics(bench, predictions, protocol))
+
+
+def owned_metrics(bench: Bench, predictions: Any, protocol: str) -> list[tuple[str, Metrics]]:
+    """Metrics of each column with the group it is averaged in.
 
     Args:
         bench: the table.
@@ -154,4 +163,15 @@ def evaluate(bench: Bench, predictions: Any, protocol: str) -> dict[str, float]:
             row |= one_best_metrics(1 - bench.values[seen, j], -np.asarray(scores)[seen])
         owner = str(j) if protocol == "folds" else bench.scenario[j] if protocol == "loso" else bench.group[j]
         rows.append((owner, row))
-    return group_mean(rows)
+    return rows
+
+
+def bootstrap(rows: Sequence[tuple[str, Mapping[str, float | None]]], name: str, draws: int = 1000) -> list[float]:
+    """95 % interval of a metric's mean over groups, groups drawn with replacement (seeded)."""
+    groups: dict[str, list[float]] = {}
+    for group, row in rows:
+        if (value := row.get(name)) is not None and not math.isnan(value):
+            groups.setdefault(group, []).append(value)
+    means = np.array([np.mean(values) for values in groups.values()])
+    picks = np.random.default_rng(0).integers(0, len(means), (draws, len(means)))
+    return [float(q) for q in np.quantile(means[picks].mean(1), (0.025, 0.975))]

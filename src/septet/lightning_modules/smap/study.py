@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from septet.datamodules.scenarios.bench import NAMES, load_bench
 from septet.datamodules.scenarios.splits import split
 from septet.lightning_modules.smap import baselines
-from septet.lightning_modules.smap.scoring import evaluate
+from septet.lightning_modules.smap.scoring import bootstrap, group_mean, owned_metrics
+from septet.lightning_modules.smap.tune import choose
 
 Array = NDArray[np.float64]
 RULES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -36,7 +37,10 @@ RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("knn_shrunk", {"k": 5, "c": 1.0, "value": "loss"}),
     ("mf_side", {}),
     ("lgbm_reg", {}),
+    ("lgbm_rank", {}),
 )
+_LGBM_CELLS = 2_000
+"""Tables with more cells take LightGBM many minutes a fold; its line is left out."""
 
 
 def _one(task: tuple[str, str, int, str, int, dict[str, Any]]) -> tuple[list[int], Array]:
@@ -71,25 +75,31 @@ def study(
     folds = range(len(split(bench, protocol)))
     lines: list[tuple[str, int, dict[str, Any]]] = [("SMAP", s, options) for s in range(seeds)]
     if rules:
-        present = importlib.util.find_spec("lightgbm") is not None
+        lines.append(("SMAP without recall", 0, {**options, "gate": -40.0, "steps": 0, "ensemble": 1}))
+        present = importlib.util.find_spec("lightgbm") is not None and bench.values.size <= _LGBM_CELLS
         lines += [(name, -1, chosen) for name, chosen in RULES if present or not name.startswith("lgbm")]
     tasks = [(bench_name, protocol, f, name, seed, chosen) for name, seed, chosen in lines for f in folds]
     start = time.perf_counter()
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
-        parts = list(workers.map(_one, tasks))
+    if jobs == 1:
+        parts = [_one(task) for task in tasks]
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
+            parts = list(workers.map(_one, tasks))
     found: dict[str, Any] = {"SMAP": []}
-    for i, (name, seed, chosen) in enumerate(lines):
+    for i, (name, _, chosen) in enumerate(lines):
         predictions = np.full(bench.values.shape, np.nan)
         for columns, scores in parts[i * len(folds) : (i + 1) * len(folds)]:
             predictions[:, columns] = scores
-        metrics = evaluate(bench, predictions, protocol)
-        if seed >= 0:
+        rows = owned_metrics(bench, predictions, protocol)
+        metrics: dict[str, Any] = {**group_mean(rows), "regret1_ci95": bootstrap(rows, "regret1")}
+        if name == "SMAP":
             found["SMAP"].append(metrics)
         else:
-            found[",".join([name, *(f"{k}={v}" for k, v in chosen.items())])] = metrics
-    rows = found["SMAP"]
-    mean = {k: float(np.mean([row[k] for row in rows])) for k in (rows[0] if rows else ())}
-    spread = {k: float(np.std([row[k] for row in rows])) for k in mean}
+            shown = {} if name.startswith("SMAP") else chosen
+            found[",".join([name, *(f"{k}={v}" for k, v in shown.items())])] = metrics
+    own = found["SMAP"]
+    mean = {k: float(np.mean([row[k] for row in own])) for k in (own[0] if own else ()) if k != "regret1_ci95"}
+    spread = {k: float(np.std([row[k] for row in own])) for k in mean}
     return {
         "bench": bench_name, "protocol": protocol, "seeds": seeds, "options": options,
         "smap_mean": mean, "smap_std": spread, "methods": found, "wall_s": round(time.perf_counter() - start, 1),
@@ -104,14 +114,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--options", default="{}", help="JSON arguments of SMAP")
+    parser.add_argument(
+        "--tuned-on", choices=NAMES, nargs="*", help="take the options that tune chose on these benches"
+    )
     parser.add_argument("--no-rules", action="store_true")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(argv)
-    found = study(given.bench, given.protocol, given.seeds, given.jobs, json.loads(given.options), not given.no_rules)
+    options = json.loads(given.options)
+    if given.tuned_on:
+        if given.bench in given.tuned_on:
+            raise SystemExit(f"{given.bench} is reported: tune on other benches")
+        folder = given.out.parent if given.out else Path("benchmarks/smap")
+        files = [json.loads((folder / f"tune_{name}.json").read_text()) for name in given.tuned_on]
+        options = {**options, **choose(files)[0]}
+    found = study(given.bench, given.protocol, given.seeds, given.jobs, options, not given.no_rules)
+    found["tuned_on"] = given.tuned_on
     found |= {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
+        "load": list(os.getloadavg()),
     }
     rows = {"SMAP": found["smap_mean"], **{k: v for k, v in found["methods"].items() if k != "SMAP"}}
     for name, row in rows.items():
