@@ -1,8 +1,11 @@
 """The data commands: generate, prepare, verify and what fetch says."""
 
+import numpy as np
 import pytest
+import torch
 
 from septet.datamodules.temporal_graph import read_events
+from septet.datamodules.temporal_graph.columns import write_columns
 from septet.datamodules.temporal_graph.commands import main
 
 
@@ -39,3 +42,53 @@ def test_fetch_guesses_no_address(tmp_path, capsys) -> None:
         main("fetch", ["uci", "--url", address, "--out", str(tmp_path)])
     with pytest.raises(ValueError, match="unknown action 'delete'"):
         main("delete", [])
+
+
+def test_nothing_is_overwritten_or_mixed(tmp_path) -> None:
+    folder = tmp_path / "cols"
+    assert main("generate", ["--nodes", "40", "--events", "300", "--out", str(folder)]) == 0
+    kept = {p.name: p.read_bytes() for p in folder.iterdir()}
+    for action, argv in (("prepare", [str(folder), "--out", str(folder)]), ("generate", ["--out", str(folder)])):
+        with pytest.raises(ValueError, match="is the input" if action == "prepare" else "is not empty"):
+            main(action, argv)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == kept
+    (tmp_path / "file").write_text("x")
+    for out, message in (("file", "is a file"), ("events.csv", "only archives"), ("file/below", "temporal_graph: ")):
+        with pytest.raises(ValueError, match=message):
+            main("prepare", [str(folder), "--out", str(tmp_path / out)])
+    for kind in ("powerlaw", "synthetic"):
+        with pytest.raises(ValueError, match="num_nodes=1"):
+            main("generate", ["--kind", kind, "--nodes", "1", "--out", str(tmp_path / "none")])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cols", "file"]
+
+
+def test_columns_appear_when_they_are_whole(tmp_path) -> None:
+    def chunks():
+        yield np.ones((3, 4), dtype=np.int64)
+        assert not (tmp_path / "half").exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_columns(tmp_path / "half", chunks(), 8)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["mine.npz", "mine"])
+def test_prepare_keeps_features(tmp_path, out: str) -> None:
+    (tmp_path / "ml_a.csv").write_text(",u,i,ts,label,idx\n0,1,2,5,0,1\n1,2,1,6,1,2\n")
+    np.save(tmp_path / "ml_a.npy", np.arange(6.0).reshape(3, 2))
+    np.save(tmp_path / "ml_a_node.npy", np.arange(9.0).reshape(3, 3))
+    assert main("prepare", [str(tmp_path / "ml_a.csv"), "--out", str(tmp_path / out)]) == 0
+    want, got = read_events(tmp_path / "ml_a.csv"), read_events(tmp_path / out)
+    for name in ("edge_feat", "node_feat", "label"):
+        assert torch.equal(getattr(got, name), getattr(want, name))
+
+
+def test_verify_says_when_there_is_nothing(tmp_path) -> None:
+    with pytest.raises(ValueError, match="holds no event files"):
+        main("verify", [str(tmp_path)])
+    with pytest.raises(FileNotFoundError, match="no event file"):
+        main("verify", [str(tmp_path / "absent")])
+    (tmp_path / "a.tsv").write_text("u\ti\tts\n1\t2\t3\n")
+    with pytest.raises(ValueError, match=r"a\.tsv: line 1"):
+        main("verify", [str(tmp_path / "a.tsv")])

@@ -109,7 +109,7 @@ def test_predictions_of_the_test_events_and_of_a_file(tmp_path) -> None:
     asked = small(predict_path=str(tmp_path / "ask.csv"))
     assert torch.equal(asked.predict_dataloader().dataset.links.src_feat, links.src_feat)
     (tmp_path / "ask.csv").write_text("u,i,ts\n1,61,5\n")
-    with pytest.raises(ValueError, match="node id 61 is above the 60 nodes"):
+    with pytest.raises(ValueError, match="destination 61 of pair 0 occurs in no event"):
         asked.predict_dataloader()
 
 

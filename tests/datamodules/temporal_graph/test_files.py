@@ -47,6 +47,8 @@ def test_columns_need_the_announced_number_of_events(tmp_path) -> None:
         write_columns(tmp_path / "few", [chunk], 5)
     with pytest.raises(ValueError, match="more than the 3 events"):
         write_columns(tmp_path / "many", [chunk], 3)
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+    (tmp_path / "few").mkdir()
     np.save(tmp_path / "few" / "src.npy", np.ones((2, 2)))
     with pytest.raises(ValueError, match="expected one dimension"):
         read_events(tmp_path / "few")

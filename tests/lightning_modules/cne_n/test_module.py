@@ -134,7 +134,7 @@ def test_score_does_not_depend_on_the_batch() -> None:
     [
         ({"preset": "official"}, "unknown preset 'official'"),
         ({"structure": "half"}, "unknown structure 'half'"),
-        ({"lr": 0.0}, "lr=0.0 is not above 0"),
+        ({"lr": 0.0}, "lr=0.0 is not a finite number above 0"),
         ({"net": {"pool": "all"}}, "fixed by the preset"),
     ],
 )

@@ -72,7 +72,7 @@ def test_edgebank_as_a_module(tmp_path) -> None:
     first = trainer(tmp_path).test(model, source, verbose=False)[0]
     assert trainer(tmp_path).test(model, source, verbose=False)[0] == first
     assert first["test/ap"] > 0.5
-    with pytest.raises(ValueError, match="use `septet test`"):
+    with pytest.raises(ValueError, match="training-free: septet test"):
         model.loss(torch.zeros(1))
     with pytest.raises(ValueError, match="unknown baseline 'gat'"):
         LinkBaseline("gat")  # type: ignore[arg-type]

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from septet.datamodules.temporal_graph.columns import write_columns
+from septet.datamodules.temporal_graph.columns import EXTRAS, check_target, write_columns
 from septet.datamodules.temporal_graph.events import EventStream, distinct_ids
 from septet.datamodules.temporal_graph.readers import FORMATS, read_events
 from septet.datamodules.temporal_graph.sources import SOURCES, check_sum, sha256, source
 from septet.datamodules.temporal_graph.splits import dyglib_split
 from septet.datamodules.temporal_graph.synthetic import powerlaw_chunks, powerlaw_events, synthetic_events
 
+EVENT_SUFFIXES = (".npz", ".gz", ".csv", ".tsv", ".txt", ".parquet")
 OUT_HELP = "the .npz to write, or a folder for columns that are mapped into memory"
 
 
@@ -31,21 +32,50 @@ def main(action: str, argv: Sequence[str]) -> int:
     }
     if action not in actions:
         raise ValueError(f"unknown action {action!r}: choose one of {', '.join(actions)}")
-    return actions[action](argparse.ArgumentParser(prog=f"septet data {action} temporal_graph"), argv)
+    try:
+        return actions[action](argparse.ArgumentParser(prog=f"septet data {action} temporal_graph"), argv)
+    except FileNotFoundError:
+        raise
+    except (OSError, MemoryError, OverflowError) as error:  # one line, as for all that a user can mend
+        raise ValueError(f"septet data {action} temporal_graph: {error or type(error).__name__}") from error
+
+
+def extras(stream: EventStream) -> dict[str, Any]:
+    """Label and features of a stream, where it has them."""
+    found = ((name, getattr(stream, name)) for name in EXTRAS)
+    return {name: values.numpy() for name, values in found if values is not None}
 
 
 def save_npz(stream: EventStream, path: Path) -> None:
-    """Write src, dst, t (and label) as an uncompressed archive that ``read_events`` reads."""
+    """Write src, dst, t, and label and features where there are any, as an archive that ``read_events`` reads."""
     narrow = np.int32 if stream.nodes < 2**31 else np.int64
     columns: dict[str, Any] = {
         "src": stream.src.numpy().astype(narrow),
         "dst": stream.dst.numpy().astype(narrow),
         "t": stream.time.numpy(),
+        **extras(stream),
     }
-    if stream.label is not None:
-        columns["label"] = stream.label.numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **columns)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez_compressed(file, **columns)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_out(out: Path, given: Path | None = None) -> None:
+    """Raise ValueError where writing to ``out`` would lose something: the input, or what lies there."""
+    if given is not None and out.resolve() == given.resolve():
+        raise ValueError(f"--out {out} is the input: it would be overwritten; give another name")
+    if out.suffix == ".npz":
+        if out.is_dir():
+            raise ValueError(f"--out {out} is a folder: an archive needs a file name")
+        return
+    if out.suffix in (".csv", ".txt", ".tsv", ".gz", ".parquet", ".npy", ".json", ".pkl"):
+        raise ValueError(f"--out {out}: only archives (.npz) and folders of columns (no suffix) are written")
+    check_target(out)
 
 
 def save(stream: EventStream, path: Path) -> str:
@@ -53,9 +83,7 @@ def save(stream: EventStream, path: Path) -> str:
     if path.suffix == ".npz":
         save_npz(stream, path)
         return f"{path}: sha256 {sha256(path)}"
-    write_columns(path, [[c.numpy() for c in (stream.src, stream.dst, stream.time)]], len(stream))
-    if stream.label is not None:
-        np.save(path / "label.npy", stream.label.numpy())
+    write_columns(path, [[c.numpy() for c in (stream.src, stream.dst, stream.time)]], len(stream), extras(stream))
     return f"{path}: columns {', '.join(sorted(p.name for p in path.glob('*.npy')))}"
 
 
@@ -76,16 +104,29 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     known = {s.file: s.sha256 for s in SOURCES.values() if s.sha256}
     known |= {f"{name}.npz": s.archive_sha256 for name, s in SOURCES.items() if s.archive_sha256}
-    files = [f for p in options.paths for f in (sorted(p.iterdir()) if p.is_dir() and not _is_columns(p) else [p])]
-    for path in files:
-        if _is_columns(path) or path.suffix in (".npz", ".gz", ".csv", ".txt", ".parquet"):
-            stream = read_events(path)
-            if path.name in known:
-                check_sum(path, known[path.name])
+    for path in (f for p in options.paths for f in _event_files(p)):
+        stream = read_events(path)
+        if path.name in known:
+            check_sum(path, known[path.name])
+        try:
             splits = dyglib_split(stream)
-            sizes = "/".join(f"{len(part):,}" for part in splits[:5])
-            print(f"{describe(stream)}\n  sum {'as recorded' if path.name in known else 'not recorded'}; split {sizes}")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        sizes = "/".join(f"{len(part):,}" for part in splits[:5])
+        print(f"{describe(stream)}\n  sum {'as recorded' if path.name in known else 'not recorded'}; split {sizes}")
     return 0
+
+
+def _event_files(path: Path) -> list[Path]:
+    """What to verify at ``path``: a file or a folder of columns itself, else the event files of a folder."""
+    if not path.is_dir() or _is_columns(path):
+        return [path]
+    files = [f for f in sorted(path.iterdir()) if _is_columns(f) or (f.is_file() and f.suffix in EVENT_SUFFIXES)]
+    if not files:
+        raise ValueError(
+            f"{path} holds no event files ({', '.join(EVENT_SUFFIXES)}) and no columns src.npy, dst.npy, t.npy"
+        )
+    return files
 
 
 def _is_columns(path: Path) -> bool:
@@ -109,12 +150,15 @@ def _fetch(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     target = options.out / entry.file
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".part")
-    with urllib.request.urlopen(options.url) as response, partial.open("wb") as file:
-        shutil.copyfileobj(response, file)
     expected = options.sha256 or entry.sha256
-    if expected:
-        check_sum(partial, expected)
-    partial.replace(target)
+    try:
+        with urllib.request.urlopen(options.url) as response, partial.open("wb") as file:
+            shutil.copyfileobj(response, file)
+        if expected:
+            check_sum(partial, expected)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
     print(f"{target}: sha256 {sha256(target)}{'' if expected else ' (no expected sum is recorded)'}")
     return 0
 
@@ -129,6 +173,9 @@ def _prepare(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     parser.add_argument("--compact", action="store_true", help="number the ids anew, without gaps")
     parser.add_argument("--relative-time", action="store_true", help="subtract the first time")
     options = parser.parse_args(argv)
+    if not options.path.exists():
+        raise FileNotFoundError(f"no event file {options.path}: check the path")
+    check_out(options.out, options.path)
     if options.sha256:
         check_sum(options.path, options.sha256)
     stream = read_events(
@@ -151,6 +198,9 @@ def _generate(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
+    if options.seed < 0:
+        raise ValueError(f"--seed {options.seed} is negative: give 0 or more")
+    check_out(options.out)
     if options.kind == "powerlaw" and options.out.suffix != ".npz":
         write_columns(options.out, powerlaw_chunks(options.nodes, options.events, options.seed), options.events)
         print(f"{options.out}: {options.events:,} events, {options.nodes:,} nodes, seed {options.seed}, in columns")

@@ -23,9 +23,9 @@ from septet.datamodules.temporal_graph.online import OnlineLinks, training_chunk
 from septet.datamodules.temporal_graph.predictions import prediction_links
 from septet.datamodules.temporal_graph.readers import FORMATS, read_events
 from septet.datamodules.temporal_graph.splits import Splits, dyglib_split, tgb_split
-from septet.datamodules.temporal_graph.structure import StructureSpec, StructureStates
+from septet.datamodules.temporal_graph.structure import StructureSpec, StructureStates, check_cache_dir
 from septet.datamodules.temporal_graph.synthetic import powerlaw_events, synthetic_events
-from septet.datamodules.temporal_graph.tgb import Lists, hist_rnd_lists, listed_negatives, load_lists
+from septet.datamodules.temporal_graph.tgb import Lists, hist_rnd_lists, list_path, listed_negatives, load_lists
 from septet.datamodules.temporal_graph.tgb_files import negative_pattern
 from septet.kernels.hashing import TemporalNeighborIndex
 
@@ -55,7 +55,7 @@ class TemporalGraphEvents(pl.LightningDataModule):
         new_nodes: how new-node parts are streamed: ``alone`` (DyGLib) or ``in_stream`` (all events written).
         cache_dir: keep evaluation features there, memory-mapped.
         seed: of training negatives and the shuffle.
-        predict_path: pairs u,i,ts to score; default the test events.
+        predict_path: pairs u,i,ts to score, in the ids of the stream's own file; default the test events.
         generator: arguments of the generated sources, such as num_events.
         compact: number the ids of a file anew.
         length: sequence length when ``structure`` is None.
@@ -104,14 +104,14 @@ class TemporalGraphEvents(pl.LightningDataModule):
         self.length = length if structure is None else structure.length
         self.val_ratio, self.test_ratio, self.new_node_ratio = val_ratio, test_ratio, new_node_ratio
         self.features = features
-        self.test_negatives = [name for name in test_negatives if name != negatives]
+        self.test_negatives = [name for name in dict.fromkeys(test_negatives) if name != negatives]
         self.part_names: dict[str, list[str]] = {}
+        self.negative_lists, self._lists = negative_lists, dict[str, Lists]()
         self._check()
         self._stream: EventStream | None = None
         self._targets: Tensor | None = None
         self._served: LinkDataset | None = None
         self._links: dict[tuple[str, str], Links] = {}
-        self.negative_lists, self._lists = negative_lists, dict[str, Lists]()
 
     def _check(self) -> None:
         """Raise ValueError for settings that can never work."""
@@ -126,6 +126,12 @@ class TemporalGraphEvents(pl.LightningDataModule):
                 raise ValueError(f"unknown negatives {name!r}: choose one of {', '.join(STRATEGIES)}")
         if self.test_negatives and self.protocol == "tgb":
             raise ValueError("test_negatives belong to protocol 'dyglib': TGB's lists of negatives are fixed")
+        if self.negative_lists is not None:
+            if self.protocol != "tgb":
+                raise ValueError("negative_lists belong to protocol 'tgb': set protocol, or drop negative_lists")
+            list_path(self.negative_lists, "val")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} is negative: give 0 or more")
         if self.new_nodes not in ("alone", "in_stream"):
             raise ValueError(f"unknown new_nodes {self.new_nodes!r}: choose 'alone' or 'in_stream'")
         if self.features not in ("cached", "online"):
@@ -145,6 +151,8 @@ class TemporalGraphEvents(pl.LightningDataModule):
         for path in (self.path if self.source in FORMATS else None, self.predict_path):
             if path is not None and not Path(path).exists():
                 raise FileNotFoundError(f"no event file {path}: check the path, or set SEPTET_DATA")
+        if self.cache_dir is not None:
+            check_cache_dir(self.cache_dir)
 
     def setup(self, stage: str | None = None) -> None:
         """Read, check and split the stream and build both neighbour indices; once."""
@@ -170,11 +178,17 @@ class TemporalGraphEvents(pl.LightningDataModule):
                 stream, self.structure, train, self.splits.val, self.train_index, self.full_index, self.cache_dir
             )
         self._stream = stream
+        if stage in (None, "fit") and self._given_lists() is not None:  # a bad list must not show itself after training
+            for part in ("val", "test"):
+                self._evaluation_negatives(part, getattr(self.splits, part), self.negatives)
 
     def _read(self) -> EventStream:
         """The stream of the configured source."""
         if self.source in GENERATORS:
-            return GENERATORS[self.source](**self.generator)
+            try:
+                return GENERATORS[self.source](**self.generator)
+            except TypeError as error:
+                raise ValueError(f"data.init_args.generator {self.generator}: {error}") from error
         assert self.path is not None
         stream = read_events(self.path, self.source, compact=self.compact)
         stream.warn_if_sparse()
@@ -248,25 +262,30 @@ class TemporalGraphEvents(pl.LightningDataModule):
         end = self.splits.train if part.endswith("val") else self.splits.val
         sampler = NegativeSampler(
             stream.src[pool], stream.dst[pool], stream.time[pool],
-            strategy=cast("Strategy", kind), seed=SEEDS[part], last_observed_time=float(stream.time[end[-1]]),
+            strategy=cast("Strategy", kind), seed=SEEDS[part], last_observed_time=stream.time[end[-1]].item(),
         )  # fmt: skip
         batch = stream.src[positions], stream.dst[positions], stream.time[positions]
         return batched_negatives(sampler, *batch, self.batch_size, self.num_negatives)
 
     def _listed_negatives(self, part: str, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Negatives of TGB's fixed lists: those of ``negative_lists``, else drawn by its rule ``hist_rnd``."""
-        stage, given = part.removeprefix("new_"), self.negative_lists
-        if given is None and self.source == "tgb" and self.path is not None:
-            given = negative_pattern(Path(self.path))
+        stage, given = part.removeprefix("new_"), self._given_lists()
+        name = "the drawn lists" if given is None else list_path(given, stage)
         if stage not in self._lists:
-            if given is None:
-                seed = SEEDS[stage]
-                self._lists[stage] = hist_rnd_lists(self.stream, self.splits, stage, self.num_negatives, seed)
-            else:
-                self._lists[stage] = load_lists(given.format(split=stage))
-        base = 1 if given is None else 0
-        events = (c[positions] for c in (self.stream.src, self.stream.dst, self.stream.time))
-        return listed_negatives(self._lists[stage], *events, id_base=base)
+            self._lists[stage] = (
+                hist_rnd_lists(self.stream, self.splits, stage, self.num_negatives, SEEDS[stage])
+                if given is None
+                else load_lists(name)
+            )
+        src, dst, time = (c[positions] for c in (self.stream.src, self.stream.dst, self.stream.time))
+        base, nodes = (1 if given is None else 0), self.stream.nodes
+        return listed_negatives(self._lists[stage], src, dst, time, id_base=base, num_nodes=nodes, name=name)
+
+    def _given_lists(self) -> str | None:
+        """Pattern of the lists that are read; None where they are drawn or the protocol has none."""
+        if self.protocol == "tgb" and self.negative_lists is None and self.source == "tgb" and self.path is not None:
+            return negative_pattern(Path(self.path))
+        return self.negative_lists
 
     def _evaluation_features(
         self, part: str, kind: str, positions: Tensor, pair_src: Tensor, pair_dst: Tensor

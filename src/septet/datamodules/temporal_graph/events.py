@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from septet.datamodules.temporal_graph.numbering import Numbering
 from septet.kernels.hashing.neighbors import check_ids, check_lengths, check_sorted
 
 SPARSE_FACTOR = 16
@@ -29,6 +30,7 @@ class EventStream:
         node_feat: ``(N+1, Fn)`` float32 with row 0 zero, or None for none.
         label: ``(E,)`` or None.
         name: name of the data set in records and reports.
+        numbering: from the ids of the file to these.
 
     Raises:
         ValueError: unequal lengths, unsorted or NaN times, NaN features, ids outside ``1..num_nodes``, no events.
@@ -42,6 +44,7 @@ class EventStream:
     node_feat: Tensor | None = None
     label: Tensor | None = None
     name: str = ""
+    numbering: Numbering = Numbering()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         self.src, self.dst = _integers("src", self.src), _integers("dst", self.dst)
@@ -85,7 +88,9 @@ class EventStream:
         old, new = torch.unique(torch.cat([self.src, self.dst]), return_inverse=True)
         src, dst = (new + 1).chunk(2)
         feat = None if self.node_feat is None else torch.cat([self.node_feat[:1], self.node_feat[old]])
-        return EventStream(src, dst, self.time, len(old), self.edge_feat, feat, self.label, self.name)
+        kept = old if self.numbering.kept is None else self.numbering.kept[old - 1]
+        numbering = replace(self.numbering, kept=kept)
+        return EventStream(src, dst, self.time, len(old), self.edge_feat, feat, self.label, self.name, numbering)
 
     def to_temporal_data(self) -> Any:
         """This stream as ``torch_geometric.data.TemporalData`` (ids kept, features of events as ``msg``).
@@ -105,7 +110,8 @@ class EventStream:
         msg = getattr(data, "msg", None)
         if msg is not None:
             msg = torch.cat([msg.new_zeros(1, msg.shape[1]), msg])
-        return cls(data.src + base, data.dst + base, data.t, edge_feat=msg, label=getattr(data, "y", None), name=name)
+        src, dst, label = data.src + base, data.dst + base, getattr(data, "y", None)
+        return cls(src, dst, data.t, edge_feat=msg, label=label, name=name, numbering=Numbering(base, base))
 
 
 def distinct_ids(ids: Tensor, num_nodes: int, *others: Tensor) -> Tensor:
@@ -139,13 +145,15 @@ def _integers(name: str, values: Any) -> Tensor:
 
 
 def _features(name: str, values: Any, rows: int) -> Tensor | None:
-    """Features as float32 after checks for rows and NaN."""
+    """Features as float32 after checks for rows, NaN and infinity."""
     if values is None:
         return None
     features = torch.as_tensor(values).to(torch.float32)
     if features.dim() != 2 or len(features) != rows:
         raise ValueError(f"{name} has shape {tuple(features.shape)}, expected ({rows}, F): row 0 stands for none")
-    if bool(torch.isnan(features).any()):
-        row = int(torch.isnan(features).any(1).nonzero()[0])
-        raise ValueError(f"{name} row {row} holds NaN: impute or drop it")
+    finite = torch.isfinite(features).all(1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        what = "NaN" if bool(torch.isnan(features[row]).any()) else "infinity (as float32)"
+        raise ValueError(f"{name} row {row} holds {what}: impute or drop it")
     return features

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from septet.datamodules.temporal_graph.batches import Links
-from septet.datamodules.temporal_graph.readers import read_events
+from septet.datamodules.temporal_graph.events import EventStream, distinct_ids
+from septet.datamodules.temporal_graph.readers import read_pairs
 from septet.kernels.hashing import structure_pass
 
 if TYPE_CHECKING:
@@ -20,22 +22,43 @@ def prediction_links(data: TemporalGraphEvents, path: str | None) -> Links:
 
     Args:
         data: the data module, set up.
-        path: pairs u,i,ts in a form of :func:`read_events`; None: the test events.
+        path: pairs u,i,ts in a form of :func:`read_pairs`, in the ids of the stream's own file; None: the test events.
 
     Raises:
-        ValueError: a pair holds an id that the stream does not have.
+        ValueError: a pair holds an id that occurs in no event of the stream, or a fraction where its times are whole.
     """
     if path is None:
         test = data.evaluation_links("test")
         feats = [None if f is None else f[:, :1] for f in (test.src_feat, test.dst_feat)]
         return Links(test.pair_src[:, :1], test.pair_dst[:, :1], test.time, test.event, test.index, test.length, *feats)
-    asked = read_events(path, "auto", id_base=1)
-    if asked.nodes > data.stream.nodes:
-        raise ValueError(f"{path}: node id {asked.nodes} is above the {data.stream.nodes} nodes of the stream")
-    pair_src, pair_dst = asked.src.unsqueeze(1), asked.dst.unsqueeze(1)
-    time = asked.time.to(data.stream.time.dtype)
+    src, dst, time = asked_pairs(data.stream, path)
+    pair_src, pair_dst = src.unsqueeze(1), dst.unsqueeze(1)
     feats = [None, None] if data.states is None else list(_features(data, pair_src, pair_dst, time))
-    return Links(pair_src, pair_dst, time, torch.zeros_like(asked.src), data.full_index, data.length, *feats)
+    return Links(pair_src, pair_dst, time, torch.zeros_like(src), data.full_index, data.length, *feats)
+
+
+def asked_pairs(stream: EventStream, path: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Sources, destinations ``(E,)`` in the ids of the stream, and times in its type."""
+    asked = read_pairs(path, stream.numbering)
+    seen = torch.zeros(stream.nodes + 1, dtype=torch.bool)
+    seen[distinct_ids(stream.src, stream.nodes, stream.dst)] = True
+    ends = []
+    for side, name in (("src", "source"), ("dst", "destination")):
+        given = torch.from_numpy(asked[side])
+        ids = stream.numbering.inner(given, side, stream.nodes)  # type: ignore[arg-type]
+        known = seen[ids]
+        if not bool(known.all()):
+            pair = int((~known).nonzero()[0])
+            raise ValueError(
+                f"{path}: {name} {given[pair]} of pair {pair} occurs in no event of the stream: "
+                "ask in the ids of the stream's own file, and only for nodes that it has"
+            )
+        ends.append(ids)
+    time = torch.from_numpy(asked["time"])
+    if time.is_floating_point() and not stream.time.is_floating_point():
+        pair = int((time != time.floor()).int().argmax())
+        raise ValueError(f"{path}: time {time[pair]} of pair {pair} is no whole number, as the times of the stream are")
+    return ends[0], ends[1], time.to(stream.time.dtype)
 
 
 def _features(data: TemporalGraphEvents, pair_src: Tensor, pair_dst: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,9 +70,9 @@ def _features(data: TemporalGraphEvents, pair_src: Tensor, pair_dst: Tensor, tim
     assert states is not None
     first = 0
     states.memory.reset()
-    if float(time[0]) > data.splits.val_time:
+    if time[0].item() > data.splits.val_time:
         states.restore("A")
-        first = int(torch.searchsorted(stream.time, torch.tensor(data.splits.val_time), right=True))
+        first = int(np.searchsorted(stream.time.numpy(), data.splits.val_time, "right"))
     shape = (*pair_src.shape, data.length, 5)
     out = torch.empty(shape, dtype=torch.uint8), torch.empty(shape, dtype=torch.uint8)
     before = torch.searchsorted(stream.time, time).clamp(min=first)

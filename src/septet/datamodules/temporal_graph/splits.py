@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from septet.datamodules.temporal_graph.checks import WHOLE
 from septet.datamodules.temporal_graph.events import EventStream, distinct_ids
 
 
@@ -24,15 +26,14 @@ class Splits(NamedTuple):
     test_time: float
 
 
-def _require_parts(splits: Splits) -> Splits:
+def _require_parts(sizes: dict[str, int], cuts: tuple[float, float]) -> None:
     """Raise ValueError if a part that every run needs is empty."""
-    for name in ("train", "val", "test"):
-        if len(getattr(splits, name)) == 0:
+    for name, size in sizes.items():
+        if size == 0:
             raise ValueError(
-                f"the {name} split is empty (cut times {splits.val_time}, {splits.test_time}): "
+                f"the {name} split is empty (cut times {cuts[0]}, {cuts[1]}): "
                 "the stream is too short or its times too equal; change val_ratio and test_ratio"
             )
-    return splits
 
 
 def _cut_times(stream: EventStream, val_ratio: float, test_ratio: float) -> tuple[float, float]:
@@ -40,8 +41,25 @@ def _cut_times(stream: EventStream, val_ratio: float, test_ratio: float) -> tupl
     if not (val_ratio > 0 and test_ratio > 0 and val_ratio + test_ratio < 1):
         raise ValueError(f"val_ratio={val_ratio}, test_ratio={test_ratio}: both above 0 and together below 1")
     cuts = [1 - val_ratio - test_ratio, 1 - test_ratio]
-    first, second = np.quantile(stream.time.numpy(), cuts)
-    return float(first), float(second)
+    time = stream.time.numpy()
+    first, second = (_quantile(time, cut) for cut in cuts)
+    ends = [int(np.searchsorted(time, cut, "right")) for cut in (first, second)]
+    sizes = {"train": ends[0], "val": ends[1] - ends[0], "test": len(time) - ends[1]}
+    _require_parts(sizes, (first, second))
+    return first, second
+
+
+def _quantile(time: np.ndarray, share: float) -> float:
+    """Quantile of sorted times; whole ones beyond float64 (nanoseconds) are counted from the first, exactly."""
+    if time.dtype.kind == "i" and max(abs(int(time[0])), abs(int(time[-1]))) > WHOLE:
+        return int(time[0]) + math.floor(float(np.quantile(time - time[0], share)))
+    return float(np.quantile(time, share))
+
+
+def _after(stream: EventStream, cut: float) -> Tensor:
+    """Mask of the events later than ``cut`` (by numpy: torch would compare whole times with a number in float32)."""
+    position = int(np.searchsorted(stream.time.numpy(), cut, "right"))
+    return torch.arange(len(stream)) >= position
 
 
 def _nodes_of(stream: EventStream, positions: Tensor) -> Tensor:
@@ -77,7 +95,7 @@ def dyglib_split(
     val_time, test_time = _cut_times(stream, val_ratio, test_ratio)
     if not 0 <= new_node_ratio < 1:
         raise ValueError(f"new_node_ratio={new_node_ratio} is outside [0, 1)")
-    late = stream.time > val_time
+    late = _after(stream, val_time)
     number = int(new_node_ratio * len(distinct_ids(stream.src, stream.nodes, stream.dst)))
     if number == 0:
         return _parts(stream, ~late, val_time, test_time)
@@ -93,7 +111,7 @@ def dyglib_split(
 def tgb_split(stream: EventStream, val_ratio: float = 0.15, test_ratio: float = 0.15) -> Splits:
     """Split of TGB (NeurIPS 2023): the same cuts, no node hidden."""
     val_time, test_time = _cut_times(stream, val_ratio, test_ratio)
-    return _parts(stream, stream.time <= val_time, val_time, test_time)
+    return _parts(stream, ~_after(stream, val_time), val_time, test_time)
 
 
 def _parts(stream: EventStream, train: Tensor, val_time: float, test_time: float) -> Splits:
@@ -101,7 +119,9 @@ def _parts(stream: EventStream, train: Tensor, val_time: float, test_time: float
     positions = train.nonzero().squeeze(1)
     seen = _nodes_of(stream, positions)
     new = ~(seen[stream.src] & seen[stream.dst])
-    val = (stream.time > val_time) & (stream.time <= test_time)
-    test = stream.time > test_time
+    test = _after(stream, test_time)
+    val = _after(stream, val_time) & ~test
     where = [mask.nonzero().squeeze(1) for mask in (val, test, val & new, test & new)]
-    return _require_parts(Splits(positions, where[0], where[1], where[2], where[3], val_time, test_time))
+    sizes = {"train": len(positions), "val": len(where[0]), "test": len(where[1])}
+    _require_parts(sizes, (val_time, test_time))
+    return Splits(positions, where[0], where[1], where[2], where[3], val_time, test_time)

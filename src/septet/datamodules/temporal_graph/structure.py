@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
+import warnings
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from septet.datamodules.temporal_graph.columns import load_array
 from septet.datamodules.temporal_graph.events import EventStream
 from septet.kernels.hashing import HashNeighborMemory, TemporalNeighborIndex, group_offsets, structure_pass
 from septet.kernels.hashing.memory import check_order
@@ -47,6 +50,10 @@ class StructureSpec:
     padding: Literal["mask", "node"] = "mask"
     granularity: str | int = "timestamp"
     order: Literal["event", "phase"] = "event"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.granularity, str) and self.granularity.strip().isdecimal():
+            self.granularity = int(self.granularity)  # a command line hands on text
 
     def check(self) -> None:
         """Raise ValueError for a value that no pass accepts."""
@@ -161,7 +168,10 @@ class StructureStates:
         """
         cached = self._cache_path(key, query_src, query_dst) if key and self.cache_dir else None
         if cached is not None and cached.with_suffix(".dst.npy").exists():
-            return _open(cached)
+            try:
+                return _open(cached)
+            except (ValueError, FileNotFoundError) as error:
+                warnings.warn(f"{error}; the features are computed anew", UserWarning, stacklevel=2)
         self.restore(state)
         out = None if cached is None else _create(cached, (*query_src.shape, self.spec.length, 5))
         features = self._pass(self.full_index, positions, query_src, query_dst, out)
@@ -228,6 +238,16 @@ class StructureStates:
         return self.cache_dir / f"{self.stream.name or 'stream'}-{key}-{digest.hexdigest()}.npy"
 
 
+def check_cache_dir(folder: str | Path) -> None:
+    """Make the cache folder; raise ValueError where it cannot be made or written."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cache_dir {folder}: {error.strerror}; give a folder of your own") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"cache_dir {folder} cannot be written: give a folder of your own")
+
+
 SIDES = (".src.npy", ".dst.npy")
 
 
@@ -252,5 +272,5 @@ def _finish(path: Path) -> Features:
 
 def _open(path: Path) -> Features:
     """Both sides memory-mapped (copy on write: the cache itself is never changed)."""
-    src, dst = (torch.from_numpy(np.load(path.with_suffix(s), mmap_mode="c")) for s in SIDES)
+    src, dst = (torch.from_numpy(load_array(path.with_suffix(s), "c")) for s in SIDES)
     return src, dst

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
 import numpy as np
 
+from septet.datamodules.temporal_graph.checks import WHOLE
+
 
 def open_text(path: Path) -> IO[str]:
-    """Open plain or gzipped text."""
+    """Open plain or gzipped text; a byte order mark at its beginning is skipped."""
     if path.suffix == ".gz":
-        return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8"))
-    return path.open(encoding="utf-8")
+        return cast("IO[str]", gzip.open(path, "rt", encoding="utf-8-sig"))
+    return path.open(encoding="utf-8-sig")
 
 
 def numbers(path: Path, skip: int, columns: list[int] | None = None, delimiter: str | None = ",") -> np.ndarray:
@@ -30,13 +33,31 @@ def numbers(path: Path, skip: int, columns: list[int] | None = None, delimiter: 
         ValueError: a row holds no number, with its line.
     """
     try:
-        with open_text(path) as lines:
+        with open_text(path) as lines, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "loadtxt: input contained no data", UserWarning)
             table = np.loadtxt(lines, delimiter=delimiter, skiprows=skip, usecols=columns, ndmin=2, comments="#")
+    except UnicodeDecodeError:
+        raise
     except ValueError as error:
         line = _bad_line(path, skip, columns, delimiter)
         where = f"line {line}: " if line else ""
         raise ValueError(f"{path.name}: {where}{error}; every event row must hold numbers") from error
     return cast("np.ndarray", table)
+
+
+def exact(path: Path, skip: int, column: int, values: np.ndarray, delimiter: str | None = ",") -> np.ndarray:
+    """``values`` of a column, read again as int64 where float64 would round them (ids and nanoseconds above 2^53)."""
+    if not len(values) or not np.abs(values).max() > WHOLE or not np.isfinite(values).all():
+        return values
+    try:
+        with open_text(path) as lines, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            again = np.loadtxt(
+                lines, dtype=np.int64, delimiter=delimiter, skiprows=skip, usecols=[column], ndmin=1, comments="#"
+            )
+    except (ValueError, OverflowError, DeprecationWarning):
+        return values
+    return cast("np.ndarray", again)
 
 
 def _rows(path: Path, skip: int) -> Iterator[tuple[int, str]]:
@@ -83,17 +104,26 @@ def check_rows(path: Path, columns: dict[str, Any]) -> None:
         ValueError: the first fault of each kind, in that order.
     """
     time = columns["time"]
-    faults = [(np.isnan(time), "time of event {e} is NaN: remove or repair the event")]
+    faults = [
+        (np.isnan(time), "time of event {e} is NaN: remove or repair the event"),
+        (np.isinf(time), "time of event {e} is {time}: remove or repair the event"),
+    ]
     for name in ("src", "dst"):
         ids = columns[name]
-        faults.append((ids < 0, f"node id {{{name}:g}} is negative: ids start at 0 or 1"))
+        faults.append((ids < 0, f"node id {{{name}}} is negative: ids start at 0 or 1"))
         faults.append((~np.isfinite(ids) | (ids != np.floor(ids)), f"node id {{{name}}} is not an integer"))
     falls = np.concatenate([np.zeros(min(1, len(time)), dtype=bool), time[1:] < time[:-1]])
-    faults.append((falls, "times decrease at event {e} ({time:.15g}): sort by time, stable, or read as snap"))
+    faults.append((falls, "times decrease at event {e} ({time}): sort by time, stable, or read as snap"))
     for bad, message in faults:
         if bad.any():
             event = int(np.flatnonzero(bad)[0])
-            values = {name: float(columns[name][event]) for name in ("src", "dst", "time")}
+            values = {name: _plain(columns[name][event]) for name in ("src", "dst", "time")}
             row = int(columns["row"][event]) if "row" in columns else event
             line = line_of(path, columns["skip"], row)
             raise ValueError(f"{path.name}, line {line}: {message.format(e=event, **values)}")
+
+
+def _plain(value: Any) -> int | float:
+    """A number as one would write it: whole ones without a point."""
+    number: int | float = value.item()
+    return int(number) if isinstance(number, float) and number.is_integer() else number

@@ -49,7 +49,10 @@ def load_lists(path: str | Path) -> Lists:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no negative list {path}: fetch it with the TGB set, or drop the setting")
-    lists = _Restricted(io.BytesIO(path.read_bytes())).load()
+    try:
+        lists = _Restricted(io.BytesIO(path.read_bytes())).load()
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise ValueError(f"{path}: not a pickle of negative lists: {error or type(error).__name__}") from error
     if not isinstance(lists, dict):
         raise ValueError(
             f"{path} holds a {type(lists).__name__}, expected a mapping (source, destination, time) -> ids"
@@ -58,7 +61,14 @@ def load_lists(path: str | Path) -> Lists:
 
 
 def listed_negatives(
-    lists: Lists, src: Tensor, dst: Tensor, time: Tensor, *, id_base: int = 0
+    lists: Lists,
+    src: Tensor,
+    dst: Tensor,
+    time: Tensor,
+    *,
+    id_base: int = 0,
+    num_nodes: int | None = None,
+    name: str = "the negative lists",
 ) -> tuple[Tensor, Tensor]:
     """Negatives ``(E, K)`` of positives; where a list is shorter than the longest, 0 ("no node") marks the rest.
 
@@ -68,23 +78,56 @@ def listed_negatives(
         dst: destinations ``(E,)``.
         time: times ``(E,)``.
         id_base: first id of the lists.
+        num_nodes: largest id of the stream; None: not checked.
+        name: of the lists, for messages.
 
     Raises:
-        ValueError: a positive has no list, or an empty one.
+        ValueError: a positive has no list, an empty one, or one that holds fractions, unknown ids or the positive.
     """
     shift, rows = 1 - id_base, []
     for u, v, t in zip(src.tolist(), dst.tolist(), time.tolist(), strict=True):
         key = (u - shift, v - shift, t)
         if key not in lists:
-            raise ValueError(f"no negatives are listed for the positive {key}: is the list of this split and version?")
-        rows.append(np.asarray(lists[key], dtype=np.int64) + shift)
-        if len(rows[-1]) == 0:
-            raise ValueError(f"the list of the positive {key} is empty")
+            raise ValueError(
+                f"{name}: no negatives are listed for the positive {key}: is the list of this split and version?"
+            )
+        rows.append(_row(np.asarray(lists[key]), shift, v, num_nodes, f"{name}: the list of the positive {key}"))
     padded = np.zeros((len(rows), max(len(r) for r in rows)), dtype=np.int64)
     for line, row in zip(padded, rows, strict=True):
         line[: len(row)] = row
     neg_dst = torch.from_numpy(padded)
     return src.unsqueeze(1).expand_as(neg_dst).contiguous(), neg_dst
+
+
+def _row(given: np.ndarray, shift: int, positive: int, num_nodes: int | None, name: str) -> np.ndarray:
+    """One list ``(K,)`` in the ids of the stream, checked."""
+    if given.size == 0:
+        raise ValueError(f"{name} is empty")
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise ValueError(f"{name} has shape {given.shape} and type {given.dtype}: expected a row of whole ids")
+    row: np.ndarray = given.astype(np.int64) + shift
+    outside = (row < 1) | (row > (num_nodes or np.iinfo(np.int64).max))
+    if outside.any():
+        last = "" if num_nodes is None else f"..{num_nodes - shift}"
+        raise ValueError(f"{name} holds the id {given[outside][0]}: the stream has {1 - shift}{last}")
+    if (row == positive).any():
+        raise ValueError(f"{name} holds the positive's own destination {positive - shift}: it is no negative")
+    return row
+
+
+def list_path(pattern: str, split: str) -> str:
+    """``pattern`` with its ``{split}`` filled in.
+
+    Raises:
+        ValueError: no ``{split}``, or other fields.
+    """
+    try:
+        paths = [pattern.format(split=name) for name in (split, "another")]
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ValueError(f"negative_lists={pattern!r}: only {{split}} may stand in braces") from error
+    if paths[0] == paths[1]:
+        raise ValueError(f"negative_lists={pattern!r} names one file for val and test: write {{split}} in its name")
+    return paths[0]
 
 
 def hist_rnd_lists(stream: EventStream, splits: Splits, part: str, number: int, seed: int = 0) -> Lists:

@@ -12,6 +12,10 @@ import numpy as np
 from septet.datamodules.temporal_graph.text import open_text
 
 TIME_FIRST = ("ts", "time", "timestamp", "day")
+SOURCE_NAMES = ("u", "src", "source", "user", "user_id", "from")
+TARGET_NAMES = ("i", "dst", "target", "item", "item_id", "to", "destination")
+TIME_NAMES = ("ts", "t", "time", "timestamp")
+PAIR_NAMES = (SOURCE_NAMES, TARGET_NAMES, TIME_NAMES)
 
 
 def _version(path: Path) -> int:
@@ -55,18 +59,59 @@ def read_time_first(path: Path) -> dict[str, Any]:
         ValueError: a time is not a number, or a row is short; with its line.
     """
     numbers: dict[str, int] = {}
-    times: list[float] = []
+    times: list[int | float] = []
     ends: tuple[list[int], list[int]] = ([], [])
     with open_text(path) as lines:
         rows = csv.reader(lines)
         next(rows)
         for row in rows:
             try:
-                times.append(float(row[0]))
+                times.append(_number(row[0]))
                 names = row[1], row[2]
             except (ValueError, IndexError) as error:
                 message = f"{path.name}, line {rows.line_num}: {row[:3]} is not time in seconds, source, destination"
                 raise ValueError(message) from error
             for side, name in zip(ends, names, strict=True):
                 side.append(numbers.setdefault(name, len(numbers)))
-    return {"src": np.array(ends[0]), "dst": np.array(ends[1]), "time": np.array(times), "base": 0, "skip": 1}
+    src, dst = (np.array(side, dtype=np.int64) for side in ends)
+    return {"src": src, "dst": dst, "time": np.array(times), "base": 0, "skip": 1, "names": tuple(numbers)}
+
+
+def _number(text: str) -> int | float:
+    """A number, whole ones exactly."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def read_named(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """Columns u,i,ts of a CSV whose ends are names: positions in ``names``, and times.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a row is short, its time no number or its name unknown; with its line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of pairs {path}: give a CSV with the columns u,i,ts")
+    place = {name: at for at, name in enumerate(names)}
+    out: dict[str, list[Any]] = {"src": [], "dst": [], "time": []}
+    with open_text(path) as lines:
+        rows = csv.reader(lines)
+        header = [cell.strip().lower() for cell in next(rows, [])]
+        used = [next((header.index(n) for n in known if n in header), -1) for known in PAIR_NAMES]
+        if -1 in used:
+            raise ValueError(f"{path}: columns u,i,ts expected, found {','.join(header)}")
+        for row in rows:
+            try:
+                u, i, t = (row[at] for at in used)
+                known = place[u], place[i], _number(t)
+            except KeyError as error:
+                raise ValueError(f"{path}, line {rows.line_num}: the stream has no node {error}") from error
+            except (ValueError, IndexError) as error:
+                raise ValueError(f"{path}, line {rows.line_num}: {row[:3]} is not u,i,ts") from error
+            for column, value in zip(out.values(), known, strict=True):
+                column.append(value)
+    if not out["src"]:
+        raise ValueError(f"{path} holds no pairs")
+    return {name: np.array(column) for name, column in out.items()}

@@ -174,9 +174,15 @@ class LinkPrediction(Task):
         return values
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Rows u, i, ts, score (a probability)."""
+        """Rows u, i, ts, score (a probability); nodes are called as in the stream's own file."""
         scores = torch.sigmoid(self.score(batch)[:, 0]).tolist()
-        columns = batch.pair_src[:, 0].tolist(), batch.pair_dst[:, 0].tolist(), batch.time.tolist(), scores
+        ends: list[Any] = [batch.pair_src[:, 0].cpu(), batch.pair_dst[:, 0].cpu()]
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            ends = [e.tolist() for e in ends]
+        else:
+            ends = [data.stream.numbering.outer(e, side) for e, side in zip(ends, ("src", "dst"), strict=True)]
+        columns = *ends, batch.time.tolist(), scores
         return [{"u": u, "i": i, "ts": t, "score": s} for u, i, t, s in zip(*columns, strict=True)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from septet.lightning_modules.cne_n.links import LinkPrediction
 from septet.lightning_modules.cne_n.model import CNENet, binary_cross_entropy, parameter_count
+from septet.lightning_modules.cne_n.settings import check_net
 
 if TYPE_CHECKING:
     from septet.kernels.hashing import NodeSequence
@@ -50,10 +51,11 @@ class CNEN(LinkPrediction):
             raise ValueError(f"unknown preset {preset!r}: choose 'fixed' or 'released'")
         if structure not in ("full", "indicator", "none"):
             raise ValueError(f"unknown structure {structure!r}: choose 'full', 'indicator' or 'none'")
-        if lr <= 0:
-            raise ValueError(f"lr={lr} is not above 0")
+        if not 0 < lr < float("inf"):
+            raise ValueError(f"lr={lr} is not a finite number above 0")
         if "pool" in net:
             raise ValueError("net.pool is fixed by the preset: choose preset 'fixed' or 'released'")
+        check_net(CNENet, net, pool=POOL[preset])
         self.save_hyperparameters({"preset": preset, "net": dict(net), "lr": lr, "structure": structure})
         self.preset, self.net_args, self.lr, self.structure = preset, dict(net), lr, structure
         self.net: CNENet | None = None
@@ -123,6 +125,6 @@ class CNEN(LinkPrediction):
 
     def record_fields(self) -> dict[str, Any]:
         """Model and protocol of the run record."""
-        assert self.net is not None
         model = {"name": "cne_n", "variant": self.preset, "structure": self.structure}
-        return {"model": {**model, "params": parameter_count(self.net)}, "protocol": self.protocol_fields()}
+        size = {} if self.net is None else {"params": parameter_count(self.net)}
+        return {"model": {**model, **size}, "protocol": self.protocol_fields()}

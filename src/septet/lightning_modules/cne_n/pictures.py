@@ -117,9 +117,9 @@ def _figure(title: str, x: str, y: str) -> tuple[Any, Any]:
 
 
 def by_epoch(history: list[dict[str, float]]) -> Any:
-    """Validation AP and AUC by epoch, all events and events of new nodes."""
+    """Validation AP and AUC by epoch (from 0, as the log counts), all events and events of new nodes."""
     figure, axis = _figure("Validation by epoch", "epoch", "score")
-    epochs = [h["epoch"] + 1 for h in history]
+    epochs = [int(h["epoch"]) for h in history]
     styles = {"ap": (BLUE, "-"), "auc": (ORANGE, "-"), "new_ap": (BLUE, "--"), "new_auc": (ORANGE, "--")}
     for name, (colour, line) in styles.items():
         if all(name in h for h in history):

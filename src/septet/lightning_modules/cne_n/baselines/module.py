@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,9 +15,12 @@ from septet.lightning_modules.cne_n.baselines.graphmixer import GraphMixer
 from septet.lightning_modules.cne_n.baselines.tgn import TGN
 from septet.lightning_modules.cne_n.links import LinkPrediction
 from septet.lightning_modules.cne_n.model import binary_cross_entropy, parameter_count
+from septet.lightning_modules.cne_n.settings import check_net
 from septet.lightning_modules.cne_n.state import StreamStateCallback
 
 NETS: dict[str, type[Any]] = {"graphmixer": GraphMixer, "dygformer": DyGFormer, "tgn": TGN}
+LATEST = {"graphmixer": "tokens", "tgn": "neighbors"}
+"""Setting that fixes the length of the sequences: one more, for the node itself."""
 
 
 class LinkBaseline(LinkPrediction):
@@ -28,7 +32,7 @@ class LinkBaseline(LinkPrediction):
         lr: of Adam.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, ``lr`` not above 0, a setting of ``net`` that is none.
     """
 
     monitor: ClassVar[str] = "val/ap"
@@ -43,10 +47,30 @@ class LinkBaseline(LinkPrediction):
         super().__init__()
         if name not in NETS:
             raise ValueError(f"unknown baseline {name!r}: choose one of {', '.join(NETS)}")
+        if not 0 < lr < float("inf"):
+            raise ValueError(f"lr={lr} is not a finite number above 0")
+        check_net(NETS[name], net, **({"num_nodes": 1} if name == "tgn" else {}))
         self.save_hyperparameters({"name": name, "net": dict(net), "lr": lr})
         self.baseline, self.net_args, self.lr = name, dict(net), lr
         self.net: Any = None
         self.stream_state: dict[str, Any] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Compare the length of the sequences with what the network reads."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or self.baseline not in LATEST:
+            return
+        if self.baseline == "graphmixer" and data.stream.node_feat is not None:
+            raise ValueError("GraphMixer on streams with node features is not served: their window is not in the batch")
+        name = LATEST[self.baseline]
+        wanted = 1 + self.net_args.get(name, inspect.signature(NETS[self.baseline]).parameters[name].default)
+        if data.length != wanted:
+            where = "length" if data.structure is None else "structure.length"
+            raise ValueError(
+                f"{self.baseline} with {wanted - 1} {name} reads sequences of {wanted}, the data module gives "
+                f"{data.length}: set data.init_args.{where} to {wanted}"
+            )
 
     def configure_model(self) -> None:
         """Build the network once; a memory is sized for the stream."""
@@ -89,8 +113,8 @@ class LinkBaseline(LinkPrediction):
 
     def record_fields(self) -> dict[str, Any]:
         """Model and protocol of the run record."""
-        model = {"name": self.baseline, "params": parameter_count(self.net)}
-        return {"model": model, "protocol": self.protocol_fields()}
+        size = {} if self.net is None else {"params": parameter_count(self.net)}
+        return {"model": {"name": self.baseline, **size}, "protocol": self.protocol_fields()}
 
 
 class EdgeBankBaseline(LinkPrediction):
@@ -114,6 +138,16 @@ class EdgeBankBaseline(LinkPrediction):
         self.save_hyperparameters({"mode": mode, "window_ratio": window_ratio})
         self.net = EdgeBank(mode, window_ratio)
 
+    def setup(self, stage: str) -> None:
+        """Refuse training.
+
+        Raises:
+            ValueError: ``septet fit``.
+        """
+        if stage == "fit":
+            raise ValueError("EdgeBank is training-free: septet test -c configs/cne_n/edgebank_uci.yaml (or your own)")
+        super().setup(stage)
+
     def configure_callbacks(self) -> list[Callback]:
         """The life cycle of the history."""
         return [StreamStateCallback()]
@@ -132,7 +166,7 @@ class EdgeBankBaseline(LinkPrediction):
         Raises:
             ValueError: always.
         """
-        raise ValueError("EdgeBank has no weights: use `septet test`, not `septet fit`")
+        raise ValueError("EdgeBank is training-free: septet test -c CONFIG, not septet fit")
 
     def record_fields(self) -> dict[str, Any]:
         """Model and protocol of the run record."""
