@@ -65,7 +65,7 @@ class CompressedCache:
         self._appended = [0] * n_layers
         self._starts: tuple[object, Tensor] | None = None
         self._next: tuple[object, Tensor] | None = None
-        self._masks: dict[int, Tensor] = {}
+        self._masks: dict[int, Tensor | None] = {}
         self._live: int | None = None
         self._decode = DecodeEviction(policies, n_layers)
 

@@ -38,7 +38,6 @@ class PlacedCache(CompressedCache):
     """
 
     met: dict[str, Met] | None = None
-    _masks: dict[int, Tensor | None]
 
     def prefill(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, *, pads: Sequence[int] | None = None
