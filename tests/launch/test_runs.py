@@ -82,3 +82,12 @@ def test_ledger_takes_many_writers(tmp_path):
     for worker in workers:
         worker.join()
     assert len({r["run_id"] for r in Ledger(path).rows()}) == 200
+
+
+def test_a_failed_newest_run_does_not_hide_the_trained_one(tmp_path):
+    for run_id in ("r1", "r2"):
+        (create_run(tmp_path, "user", "a", run_id) / "config.yaml").write_text("model: {}")
+    (tmp_path / "user/a/r1/checkpoints/last.ckpt").write_text("")
+    assert find_run("user/a", tmp_path, weights=True).name == "r1"
+    assert find_run("user/a", tmp_path).name == "r2"
+    assert find_run("r2", tmp_path, weights=True).name == "r2"

@@ -91,7 +91,7 @@ def parse_stage_arguments(stage: str, arguments: list[str]) -> StageArguments:
 def _take(parsed: StageArguments, option: str, value: str) -> None:
     """Handle one of our own options."""
     if option == "--run":
-        parsed.run = find_run(value)
+        parsed.run = find_run(value, weights=parsed.stage != "fit")
     elif option == "--name":
         parsed.name = value
     elif option == "--ckpt_path":

@@ -105,8 +105,13 @@ def remove_unused(run: Path) -> None:
             folder.rmdir()
 
 
-def find_run(run: str, root: Path | None = None) -> Path:
+def find_run(run: str, root: Path | None = None, *, weights: bool = False) -> Path:
     """The directory of a run given as a directory, a run id, or ``slug/name`` (its newest run).
+
+    Args:
+        run: as the user typed it.
+        root: folder of all runs.
+        weights: of a ``slug/name``, the newest run that has checkpoints, if any has.
 
     Raises:
         UsageError: if there is none; the nearest known name is suggested.
@@ -118,7 +123,8 @@ def find_run(run: str, root: Path | None = None) -> Path:
     candidates = [p for p in base.glob("*/*/*") if (p / "config.yaml").is_file()]
     by_id = [p for p in candidates if p.name == run]
     by_name = sorted((p for p in candidates if f"{p.parent.parent.name}/{p.parent.name}" == run), key=lambda p: p.name)
-    found = by_id or by_name
+    trained = [p for p in by_name if weights and any((p / "checkpoints").glob("*.ckpt"))]
+    found = by_id or trained or by_name
     if found:
         return found[-1].resolve()
     known = {f"{p.parent.parent.name}/{p.parent.name}" for p in candidates}

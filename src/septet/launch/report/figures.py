@@ -21,14 +21,16 @@ def group_curves(curves: Curves) -> dict[str, dict[str, Points]]:
     return dict(groups)
 
 
-def _order(panel: tuple[str, Curves]) -> tuple[bool, bool, str]:
+def _order(panel: tuple[str, Curves]) -> tuple[bool, bool, bool, str]:
+    """The loss first, then what changes and is evaluated; constants last."""
     name, members = panel
     evaluated = any(n.startswith(("val/", "test/")) for n in (name, *members))
-    return not evaluated, "loss" not in name, name
+    constant = all(len({value for _, value in points}) == 1 for points in members.values())
+    return name.rpartition("/")[2] != "loss", constant, not evaluated, name
 
 
 def curve_figure(panels: Mapping[str, Curves]) -> bytes | None:
-    """One picture with a panel per quantity: at most nine, evaluated ones first, then losses; None without any."""
+    """One picture with a panel per quantity: at most nine, see :func:`_order`; None without any."""
     import matplotlib as mpl
 
     mpl.use("Agg")
