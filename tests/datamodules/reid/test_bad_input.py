@@ -170,7 +170,14 @@ def test_folders_to_search(tmp_path, sysu):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"p": 0}, "p=0 is below 1"),
+        ({"p": 0}, "p=0 is below 2"),
+        ({"p": 1}, "p=1 is below 2: the metric losses"),
+        ({"seed": -1}, "seed=-1 is below 0"),
+        ({"workers": -1}, "workers=-1 is below 0"),
+        ({"generator": {"sed": 1}}, r"unknown generator\.sed: choose among"),
+        ({"generator": {"difficulty": float("nan")}}, r"generator\.difficulty=nan"),
+        ({"generator": {"seed": -3}}, r"generator\.seed=-3"),
+        ({"predict_query": "x"}, "both predict_query and predict_gallery"),
         ({"generator": {"preset": "huge"}}, r"unknown generator\.preset 'huge'"),
         ({"select_on": "train"}, "unknown select_on 'train'"),
         ({"sampler": "random"}, "unknown sampler 'random'"),

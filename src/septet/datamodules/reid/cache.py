@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from septet.datamodules.reid.readers import Sample
 from septet.datamodules.reid.synthetic import image_array
 
 BLOCK = 64
+CACHE_REMEDY = "set cache (data.init_args.cache, or --cache of prepare) to a folder that can be written"
 
 
 def resized(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -59,23 +61,78 @@ def cached_images(
         workers: threads that decode.
 
     Raises:
-        ValueError: an unreadable image. FileNotFoundError: an image is missing.
+        ValueError: an unreadable image, a folder that cannot be made or written. FileNotFoundError: an image is
+            missing.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    cache_folder(folder)
     digest = order_hash(root, samples)
     stem = f"{name}_{size[0]}x{size[1]}_{digest[:12]}"
     final = folder / f"{stem}.npy"
-    if not (final.is_file() and _matches(folder / f"{stem}.json", digest, len(samples))):
+    if not _complete(final, folder / f"{stem}.json", digest, (len(samples), *size, 3)):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ValueError(f"cache {folder} cannot be written: {CACHE_REMEDY}")
         _build(root, samples, size, folder, stem, digest, workers)
     table: NDArray[np.uint8] = np.load(final, mmap_mode="r")
     return table
 
 
-def _matches(path: Path, digest: str, count: int) -> bool:
-    if not path.is_file():
+def cache_folder(folder: Path) -> None:
+    """Make the folder of the cache.
+
+    Raises:
+        ValueError: it is a file, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cache {folder} cannot be made ({error.strerror}): {CACHE_REMEDY}") from error
+
+
+def _complete(final: Path, beside: Path, digest: str, shape: tuple[int, ...]) -> bool:
+    """Whether a finished table and its JSON are there and whole; a damaged pair is rebuilt with a warning."""
+    if not final.is_file() or not beside.is_file():
         return False
-    content = json.loads(path.read_text())
-    return bool(content.get("hash") == digest and content.get("count") == count)
+    content = _content(beside)
+    if content is None or not _whole(final, shape):
+        bad = beside if content is None else final
+        warnings.warn(f"{bad} is damaged (truncated or empty): the cache is built anew", stacklevel=3)
+        return False
+    return bool(content.get("hash") == digest and content.get("count") == shape[0])
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """A JSON file's mapping; None if it holds none."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether an ``.npy`` holds a uint8 table of this shape, all its bytes included (a memory map would pad them)."""
+    from numpy.lib import format as npy
+
+    try:
+        with path.open("rb") as file:
+            read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+            found, fortran, dtype = read(file)
+            start = file.tell()
+    except (ValueError, EOFError):
+        return False
+    size = start + int(np.prod(shape, dtype=np.int64))
+    return found == shape and not fortran and dtype == np.uint8 and path.stat().st_size == size
+
+
+def _already_done(part: Path, progress: Path, shape: tuple[int, ...]) -> int:
+    """Rows that a broken build left behind; 0 with a warning if its files are damaged."""
+    if not (part.is_file() and progress.is_file()):
+        return 0
+    done = (_content(progress) or {}).get("done")
+    if isinstance(done, int) and 0 <= done <= shape[0] and _whole(part, shape):
+        return done
+    warnings.warn(f"{part} or {progress.name} is damaged: the cache is built from the start", stacklevel=4)
+    return 0
 
 
 def _build(
@@ -90,8 +147,8 @@ def _build(
     if not mine:
         part, progress = part.with_suffix(f".{os.getpid()}.npy"), progress.with_suffix(f".{os.getpid()}.json")
     try:
-        done = json.loads(progress.read_text())["done"] if progress.is_file() and part.is_file() else 0
         shape = (len(samples), *size, 3)
+        done = _already_done(part, progress, shape)
         table = open_memmap(part, mode="r+" if done else "w+", dtype=np.uint8, shape=None if done else shape)
         with ThreadPoolExecutor(max(1, workers)) as pool:
             for start in range(done, len(samples), BLOCK):
@@ -130,6 +187,15 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
+def _load(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
+    """A user's array; a damaged file is named."""
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode=mmap_mode)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): write it anew or delete it") from error
+    return found
+
+
 def agw_arrays(root: Path, modality: str, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
     """Images and labels of AGW's ``train_{rgb,ir}_resized_{img,label}.npy``, or None if absent.
 
@@ -140,13 +206,13 @@ def agw_arrays(root: Path, modality: str, size: tuple[int, int]) -> tuple[NDArra
     path = root / f"train_{short}_resized_img.npy"
     if not path.is_file():
         return None
-    images = np.load(path, mmap_mode="r")
+    images = _load(path, mmap_mode="r")
     if images.shape[1:] != (*size, 3):
         raise ValueError(f"{path} holds images {images.shape[1:3]}, image_size is {size}: set image_size to match")
     beside = root / f"train_{short}_resized_label.npy"
     if not beside.is_file():
         raise FileNotFoundError(f"{beside} is missing; it holds the labels of {path.name}")
-    labels = np.load(beside).astype(np.int64)
+    labels = _load(beside).astype(np.int64)
     if len(labels) != len(images):
         raise ValueError(f"{beside} holds {len(labels)} labels for {len(images)} images: write both arrays anew")
     gaps = np.setdiff1d(np.arange(labels.max(initial=-1) + 1), labels)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from septet.datamodules.reid.cache import cached_images
-from septet.datamodules.reid.integrity import every_sample, unreadable, verify_llcm, verify_regdb
+from septet.datamodules.reid.integrity import every_sample, llcm_warnings, unreadable, verify_llcm, verify_regdb
 from septet.datamodules.reid.readers import LLCM, SYSUMM01, RegDB
 from septet.datamodules.reid.synthetic import LAYOUTS, PRESETS, write_synthetic
 
@@ -53,13 +53,18 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     }
     problems = checks[options.dataset]()
     samples = every_sample(data)
+    opened = "none opened"
     if options.images:
-        problems += unreadable(Path(options.root), samples)
+        bad = unreadable(Path(options.root), samples)
+        problems += bad
+        opened = f"{len(samples) - len(bad):,} of {len(samples):,} decoded" if bad else "all decoded"
     counts = {m: sum(s.modality == m for s in samples) for m in ("visible", "infrared")}
     print(
         f"{options.dataset}: {counts['visible']:,} visible and {counts['infrared']:,} infrared images listed, "
-        f"{len(data.test_ids)} test identities, {'all decoded' if options.images else 'none opened'}"
+        f"{len(data.test_ids)} test identities, {opened}"
     )
+    for line in llcm_warnings(options.root) if options.dataset == "llcm" else ():
+        print(f"  warning: {line}")
     for line in problems:
         print(f"  problem: {line}")
     print(f"  {len(problems)} problems")
@@ -87,6 +92,10 @@ def _prepare(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     parser.add_argument("--cache", type=Path, help="default ROOT/.septet")
     parser.add_argument("--workers", type=int, default=4)
     options = parser.parse_args(argv)
+    if any(side % 16 or side < 16 for side in options.size):
+        raise ValueError(f"--size {options.size[0]} {options.size[1]}: both sides must be multiples of 16, at least 16")
+    if options.workers < 1:
+        raise ValueError(f"--workers {options.workers} is below 1")
     data = _reader(options)
     for modality in ("visible", "infrared"):
         samples = data.train(modality, options.part) if options.dataset == "sysu" else data.train(modality)
@@ -105,6 +114,9 @@ def _generate(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     parser.add_argument("--difficulty", type=float, default=1.0)
     options = parser.parse_args(argv)
     extra = {"preset": options.preset, "seed": options.seed, "difficulty": options.difficulty}
-    write_synthetic(options.out, options.layout, **extra)
+    try:
+        write_synthetic(options.out, options.layout, **extra)
+    except FileExistsError as error:
+        raise ValueError(f"--out {error}") from error
     print(f"{options.out}: {sum(1 for p in options.out.rglob('*') if p.is_file()):,} files")
     return 0

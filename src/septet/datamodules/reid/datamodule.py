@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from septet.datamodules.reid.batches import EvaluationDataset, QuadrupleDataset, TaggedPairs
-from septet.datamodules.reid.cache import agw_arrays, cached_images, resized
+from septet.datamodules.reid.cache import CACHE_REMEDY, agw_arrays, cached_images, resized
+from septet.datamodules.reid.checks import check_evaluation, check_readable, check_training
 from septet.datamodules.reid.evaluation import (
     EvaluationSet,
     held_out,
@@ -24,7 +25,7 @@ from septet.datamodules.reid.evaluation import (
     sysu_evaluation,
 )
 from septet.datamodules.reid.readers import DIRECTIONS, LLCM, SUFFIXES, SYSUMM01, Direction, RegDB, Sample
-from septet.datamodules.reid.synthetic import PRESETS, write_synthetic
+from septet.datamodules.reid.synthetic import check_generator, write_synthetic
 from septet.datamodules.reid.transforms import QuadAugmentation, normalise
 from septet.datamodules.resume import ResumableLoader, rank_and_world
 
@@ -42,7 +43,7 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         root: the data set's folder; None = a generated set (``generator``), kept in the cache.
         dataset: ``sysu``, ``regdb`` or ``llcm``.
         image_size: height and width, multiples of 16.
-        p: identities per batch and process.
+        p: identities per batch and process, at least 2.
         k: images per identity and modality.
         workers: loader processes.
         seed: of order and augmentation.
@@ -131,15 +132,16 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
                 )
         if any(side % 16 or side < 16 for side in self.image_size):
             raise ValueError(f"image_size {self.image_size}: both sides must be multiples of 16")
-        for name in ("p", "k", "shots", "eval_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1")
+        if self.p < 2:
+            raise ValueError(f"p={self.p} is below 2: the metric losses compare identities within a batch")
+        for name, least in (("k", 1), ("shots", 1), ("eval_batch", 1), ("workers", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} is below {least}")
         if self.balance_cameras and self.sampler == "official":
             raise ValueError("balance_cameras needs sampler 'epoch': 'official' draws as published")
-        if self.generator["preset"] not in PRESETS:
-            raise ValueError(
-                f"unknown generator.preset {self.generator['preset']!r}: choose one of {', '.join(PRESETS)}"
-            )
+        check_generator(self.generator, "generator.")
+        if (self.predict_query is None) != (self.predict_gallery is None):
+            raise ValueError("give both predict_query and predict_gallery, or neither")
 
     # -- samples ----------------------------------------------------------------------------------------------------
 
@@ -161,6 +163,20 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
             self._setup_training()
         if stage in ("test", "predict") and "test" not in self.evaluations:
             self.evaluations["test"] = self._test(self.every_setting)
+            check_evaluation(self.root, "test", self.evaluations["test"])
+        if stage == "predict":
+            self._setup_search()
+        elif self.cache.exists() and not self.cache.is_dir():
+            raise ValueError(f"cache {self.cache} is a file: {CACHE_REMEDY}")
+
+    def _setup_search(self) -> None:
+        """Queries and gallery of a search; every image is decoded once before it starts."""
+        search, root = self.evaluations["test"], self.root
+        if self.predict_query is not None and self.predict_gallery is not None:
+            sides = [_folder_samples(Path(p)) for p in (self.predict_query, self.predict_gallery)]
+            search, root = EvaluationSet(sides[0], sides[1], "regdb", prefix="/"), Path("/")
+        check_readable(root, [*search.query, *search.pool], max(1, self.workers))
+        self.evaluations["predict"] = search
 
     def _check_trainer(self) -> None:
         """A partial gallery is no protocol, and Lightning's own sampler would split the batches wrongly."""
@@ -208,8 +224,10 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
                 self.evaluations["val"] = held_out(kept[0], kept[1], self.direction, protocol)
                 sides = ([s for s in sides[0] if s.pid not in out], [s for s in sides[1] if s.pid not in out])
             self._train = sides
+        check_training(self.root, self._train, self.drop_unpaired)
         if self.select_on == "test":
             self.evaluations["val"] = self._test(every=False)
+        check_evaluation(self.root, "val", self.evaluations["val"])
 
     @property
     def train_samples(self) -> tuple[list[Sample], list[Sample]]:
@@ -281,13 +299,8 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
 
     def predict_dataloader(self) -> EVAL_DATALOADERS:
         """Queries to search for, with the gallery they are searched in."""
-        if (self.predict_query is None) != (self.predict_gallery is None):
-            raise ValueError("give both predict_query and predict_gallery, or neither")
-        if self.predict_query is not None and self.predict_gallery is not None:
-            sides = [_folder_samples(Path(p)) for p in (self.predict_query, self.predict_gallery)]
-            self.evaluations["predict"] = EvaluationSet(sides[0], sides[1], "regdb", prefix="/")
-        else:
-            self.evaluations["predict"] = self.evaluations["test"]
+        if "predict" not in self.evaluations:
+            self._setup_search()
         return self._evaluation_loader("predict")
 
     def _evaluation_loader(self, part: str) -> DataLoader[Any]:
@@ -335,7 +348,12 @@ def _same(batch: Any) -> Any:
 def _generated_root(dataset: str, generator: dict[str, Any]) -> Path:
     """Where a generated set lives: the user's cache."""
     base = Path(os.environ.get("SEPTET_CACHE") or Path.home() / ".cache/septet") / "reid"
-    base.mkdir(parents=True, exist_ok=True)
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"the cache folder {base} cannot be made ({error.strerror}): set SEPTET_CACHE or root"
+        ) from error
     name = f"{dataset}-{generator['preset']}-{generator['seed']}-{generator['difficulty']:g}-v{GENERATED}"
     return base / name
 

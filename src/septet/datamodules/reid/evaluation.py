@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from septet.datamodules.reid.readers import LLCM, SYSUMM01, RegDB, Sample
+from septet.kernels import ranking
+
+PROTOCOLS = {p.name: p for p in (ranking.SYSU, ranking.REGDB, ranking.LLCM, ranking.LLCM_STRICT)}
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,15 @@ class EvaluationSet:
     def primary(self) -> str:
         """Name of the reported setting."""
         return next(iter(self.galleries))
+
+    def left_out(self) -> int:
+        """Queries whose identity has no image in the reported gallery (first trial) that the protocol lets count."""
+        cells = Counter((s.pid, s.cam) for s in self.query)
+        present = sorted({(self.pool[n].pid, self.pool[n].cam) for n in self.galleries[self.primary][0]})
+        query, gallery = (torch.tensor(list(side)).reshape(-1, 2).T for side in (cells, present))
+        match = query[0][:, None] == gallery[0][None]
+        match &= ~PROTOCOLS[self.protocol].excluded(query[0], query[1], gallery[0], gallery[1])
+        return sum(n for n, found in zip(cells.values(), match.any(1).tolist(), strict=True) if not found)
 
 
 def sysu_evaluation(data: SYSUMM01, part: str, mode: str, shots: int, family: str, every: bool) -> EvaluationSet:

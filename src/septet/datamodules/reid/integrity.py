@@ -77,6 +77,16 @@ def verify_llcm(root: str | Path) -> list[str]:
     return problems + _gaps(labels["visible"], "training labels")
 
 
+def llcm_warnings(root: str | Path) -> list[str]:
+    """Cameras without a folder of test images: no error (no near infrared at some), but such queries are none."""
+    lines = []
+    for name in ("test_vis", "test_nir"):
+        absent = [c for c in LLCM.cameras if not (Path(root) / f"{name}/cam{c}").is_dir()]
+        if absent:
+            lines.append(f"{name} has no folder of camera {', '.join(map(str, absent))}: no test images from there")
+    return lines
+
+
 def unreadable(root: Path, samples: Iterable[Sample], workers: int = 4) -> list[str]:
     """Files that cannot be decoded."""
 

@@ -44,9 +44,12 @@ def _choose(value: Any, allowed: Sequence[Any], name: str) -> None:
 def _read_ids(path: Path, layout: str) -> list[int]:
     text = _need(path, layout).read_text()
     try:
-        return sorted({int(w) for w in text.replace("\n", ",").split(",") if w.strip()})
+        found = sorted({int(w) for w in text.replace("\n", ",").split(",") if w.strip()})
     except ValueError as error:
         raise ValueError(f"{path} should hold integers separated by commas: {error}") from error
+    if not found:
+        raise ValueError(f"{path} holds no identities: put back the data set's own list")
+    return found
 
 
 def _draw(rng: random.Random, files: list[str], shots: int) -> list[str]:
@@ -281,6 +284,8 @@ def _read_list(path: Path) -> list[tuple[str, int]]:
         if not file or not label.lstrip("-").isdigit():
             raise ValueError(f"{path}:{number}: {line!r} is not 'path label'")
         rows.append((PurePosixPath(file.replace("\\", "/")).as_posix(), int(label)))
+    if not rows:
+        raise ValueError(f"{path} holds no identities: put back the data set's own list")
     return rows
 
 

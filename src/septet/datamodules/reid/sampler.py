@@ -65,7 +65,10 @@ class CrossModalPKBatchSampler(ResumableBatches):
         self.labels = _paired(visible, infrared, drop_unpaired)
         wanted = p * (world_size if mode == "epoch" else 1)
         if wanted > len(self.labels):
-            raise ValueError(f"p={p} on {world_size} processes asks for {wanted} of {len(self.labels)} identities")
+            raise ValueError(
+                f"p={p} on {world_size} processes asks for {wanted} of {len(self.labels)} identities: "
+                f"set p to at most {len(self.labels) * p // wanted}"
+            )
         self.p, self.k, self.mode, self.rank, self.world_size = p, k, mode, rank, world_size
         self._cameras = _sides_of_cameras(cameras, (visible, infrared), mode)
         self._positions = [[np.flatnonzero(side == y) for y in self.labels] for side in (visible, infrared)]

@@ -7,6 +7,7 @@ colour alone fails across modalities, as in reality.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -63,6 +64,28 @@ class _Writer:
         target.write_text(content)
 
 
+def check_generator(options: Mapping[str, Any], prefix: str = "") -> None:
+    """Refuse settings of the generator that cannot work.
+
+    Args:
+        options: among ``preset``, ``seed`` and ``difficulty``.
+        prefix: of the names in messages.
+
+    Raises:
+        ValueError: an unknown key or preset, a seed below 0, a difficulty below 0 or not finite.
+    """
+    unknown = sorted(set(options) - {"preset", "seed", "difficulty"})
+    if unknown:
+        raise ValueError(f"unknown {prefix}{unknown[0]}: choose among preset, seed and difficulty")
+    preset, seed, difficulty = options.get("preset", "tiny"), options.get("seed", 0), options.get("difficulty", 1.0)
+    if preset not in PRESETS:
+        raise ValueError(f"unknown {prefix}preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"{prefix}seed={seed}: give a whole number of at least 0")
+    if not isinstance(difficulty, int | float) or not 0 <= difficulty < float("inf"):
+        raise ValueError(f"{prefix}difficulty={difficulty}: give a finite number of at least 0")
+
+
 def write_synthetic(
     root: str | Path, layout: Layout, *, preset: str = "tiny", seed: int = 0, difficulty: float = 1.0
 ) -> Path:
@@ -83,12 +106,9 @@ def write_synthetic(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}: choose one of {', '.join(LAYOUTS)}")
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    if difficulty < 0:
-        raise ValueError(f"difficulty={difficulty} is below 0")
+    check_generator({"preset": preset, "seed": seed, "difficulty": difficulty})
     folder = Path(root)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: the generator writes into a new folder only")
     writer = _Writer(folder, PRESETS[preset], seed, difficulty)
     {"sysu": _sysu, "regdb": _regdb, "llcm": _llcm}[layout](writer)

@@ -2,7 +2,7 @@
 
 from septet.kernels.ranking.evaluate import rank_distances, rank_features, rank_trials
 from septet.kernels.ranking.protocols import LLCM, LLCM_STRICT, REGDB, SYSU, Cmc, Exclude, Protocol, Ranking, Ties
-from septet.kernels.ranking.reranking import rerank
+from septet.kernels.ranking.reranking import check_rerank, rerank
 
 __all__ = [
     "LLCM",
@@ -14,6 +14,7 @@ __all__ = [
     "Protocol",
     "Ranking",
     "Ties",
+    "check_rerank",
     "rank_distances",
     "rank_features",
     "rank_trials",

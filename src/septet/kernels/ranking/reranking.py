@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,24 @@ from scipy import sparse
 from torch import Tensor
 
 CHUNK = 1024
+
+
+def check_rerank(settings: Mapping[str, Any]) -> None:
+    """Refuse keyword arguments that :func:`rerank` cannot use, whatever the images.
+
+    Raises:
+        ValueError: unknown keys, ``k1`` or ``k2`` no whole number of at least 1, ``weight`` outside 0..1.
+    """
+    unknown = sorted(set(settings) - {"k1", "k2", "weight"})
+    if unknown:
+        raise ValueError(f"unknown rerank.{unknown[0]}: choose from k1, k2, weight")
+    for name in ("k1", "k2"):
+        value = settings.get(name, 1)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"rerank.{name}={value}: give a whole number of at least 1")
+    weight = settings.get("weight", 0.3)
+    if not isinstance(weight, int | float) or not 0 <= weight <= 1:
+        raise ValueError(f"rerank.weight={weight} is outside 0..1")
 
 
 def rerank(query: Any, gallery: Any, *, k1: int = 20, k2: int = 6, weight: float = 0.3) -> Tensor:

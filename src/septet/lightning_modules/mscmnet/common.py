@@ -13,6 +13,7 @@ from septet.kernels import ranking
 from septet.kernels.ranking import LLCM, LLCM_STRICT, REGDB, SYSU, Ranking, rank_distances
 from septet.lightning_modules.mscmnet import losses, pictures, tables
 from septet.lightning_modules.mscmnet.attention import mimb_figure
+from septet.lightning_modules.mscmnet.checks import check_gallery_size, check_settings, check_state
 from septet.lightning_modules.mscmnet.gather import gather_rows
 from septet.lightning_modules.mscmnet.metrics import ReIDMetric, Side, summary
 from septet.lightning_modules.mscmnet.model import AGWNet, Modality, QuadStreamNet, parameter_count
@@ -41,16 +42,7 @@ class CrossModalReID(FolderSearch):
     def _settings(self, arguments: dict[str, Any]) -> None:
         """Check and keep the constructor's arguments."""
         self.save_hyperparameters({k: v for k, v in arguments.items() if k not in ("self", "__class__")})
-        if arguments["triplet"] not in ("qct", "wrt", "batch_hard", "hetero_center", "none"):
-            raise ValueError(
-                f"unknown triplet {arguments['triplet']!r}: choose qct, wrt, batch_hard, hetero_center or none"
-            )
-        if arguments["lr"] <= 0:
-            raise ValueError(f"lr={arguments['lr']} is not above 0")
-        if arguments["interval"] not in ("epoch", "step"):
-            raise ValueError(f"unknown interval {arguments['interval']!r}: choose 'epoch' or 'step'")
-        if any(side % 16 or side < 16 for side in arguments["image_size"]):
-            raise ValueError(f"image_size {tuple(arguments['image_size'])}: both sides must be multiples of 16")
+        check_settings(arguments)
         self.net = None
         self._precision = torch.get_float32_matmul_precision()
         self.meters: dict[str, ReIDMetric] = {}
@@ -142,6 +134,8 @@ class CrossModalReID(FolderSearch):
                 f"num_classes={self.hparams['num_classes']}, but the data hold {data.num_classes} training identities: "
                 f"set model.num_classes={data.num_classes}"
             )
+        if stage == "test" and self.hparams["rerank"] is not None and "test" in data.evaluations:
+            check_gallery_size(self.hparams["rerank"], data.evaluations["test"])
         known = self._data_identity
         if known is not None and known["dataset"] == data.dataset and known != data.identity():
             raise ValueError(
@@ -155,8 +149,11 @@ class CrossModalReID(FolderSearch):
         checkpoint["reid_data"] = self.data.identity()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take data set and trial for the comparison, when the data module is known."""
+        """Refuse another network's state; take data set and trial for the comparison, when the data are known."""
         super().on_load_checkpoint(checkpoint)
+        if self.net is not None and self.strict_loading:
+            kept = checkpoint.get("hyper_parameters") or {}
+            check_state(self.state_dict(), checkpoint.get("state_dict") or {}, self.hparams, kept)
         self._data_identity = checkpoint.get("reid_data")
         if self._trainer is not None and getattr(self._trainer, "datamodule", None) is not None:
             self._compare()
@@ -285,6 +282,8 @@ class CrossModalReID(FolderSearch):
             protocol |= {"mode": data.mode, "shots": data.shots, "gallery_family": data.family, "trials": 10}
         else:
             protocol |= {"direction": data.direction} | ({"trial": data.trial} if data.dataset == "regdb" else {})
+        if "test" in data.evaluations:
+            protocol |= {"queries_left_out": data.evaluations["test"].left_out()}
         if data.balance_cameras:
             protocol["sampler"] = "camera-balanced"
         if data.shuffle_infrared:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from septet.lightning_modules.mscmnet.blocks import MicroTrunk, MIMBStage, NonLocal, ResNetTrunk, at_least_float32
+from septet.lightning_modules.mscmnet.checks import read_weights
 
 __all__ = ["AGWNet", "Embedding", "MIMBStage", "NonLocal", "QuadStreamNet", "parameter_count"]
 
@@ -61,7 +62,7 @@ class _CrossModalNet(nn.Module):
         """
         if not isinstance(self.trunk, ResNetTrunk):
             raise ValueError("weights need trunk 'resnet50': the micro trunk starts from random numbers")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_weights(path)
         own = {k: v for k, v in state.items() if k.startswith("layer")}
         missing, unexpected = self.trunk.load_state_dict(own, strict=False)
         stem = {k: state.get(k) for k in state if k.startswith(("conv1.", "bn1."))}

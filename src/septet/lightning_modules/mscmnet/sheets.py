@@ -42,7 +42,7 @@ def gallery_sheet(query: Hit, ranked: Sequence[Hit], *, path: str | Path | None 
         raise ValueError(f"top={top} is below 1")
     shown = [query, *ranked[:top]]
     step = TILE[0] + 2 * FRAME + GAP
-    sheet = Image.new("RGB", (step * (top + 1) + GAP, TILE[1] + 2 * FRAME + 3 * LINE + 2 * GAP), "white")
+    sheet = Image.new("RGB", (step * (top + 1) + GAP, TILE[1] + 2 * FRAME + 4 * LINE + 3 * GAP), "white")
     pen = ImageDraw.Draw(sheet)
     for n, hit in enumerate(shown):
         left, top_edge = GAP + n * step, GAP
@@ -55,9 +55,22 @@ def gallery_sheet(query: Hit, ranked: Sequence[Hit], *, path: str | Path | None 
         lines = ["query" if n == 0 else f"{n}: {hit.score:.3f}", f"id {hit.pid}", f"cam {hit.cam}"]
         for k, text in enumerate(lines):
             pen.text((left, box[3] + 2 + k * LINE), text, fill="black")
+    _legend(pen, GAP, sheet.height - LINE - GAP)
     if path is not None:
         sheet.save(path)
     return sheet
+
+
+def _legend(pen: Any, left: int, top: int) -> None:
+    """What the frames' colours mean, in one row; as many entries as the sheet is wide for."""
+    entries = ((GREEN, "match"), (RED, "other"), (GREY, "query; hatched: ignored by the protocol"))
+    width = pen.im.size[0]
+    for colour, text in entries:
+        if left + LINE + GAP + pen.textlength(text) > width:
+            break
+        pen.rectangle((left, top + 1, left + LINE - 4, top + LINE - 3), fill=colour)
+        pen.text((left + LINE, top), text, fill="black")
+        left += LINE + int(pen.textlength(text)) + 3 * GAP
 
 
 def _tile(path: str) -> Any:
