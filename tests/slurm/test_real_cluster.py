@@ -89,7 +89,7 @@ def test_test_only_submits_nothing(launch, cluster):
 def test_submit_status_and_gpus(launch, cluster):
     job, run = launch.submit(
         "--set", "gpus=2", "--set", "tasks=1", "--set", "gpu_flag=--gres", "--set", "mem=900M",
-        command=[*TOY, "--trainer.devices=1", "--model.init_args.pause=0"],
+        command=[*TOY, "--trainer.accelerator=auto", "--trainer.devices=1", "--model.init_args.pause=0"],
     )  # fmt: skip
     assert cluster.wait(job) == "COMPLETED", launch.log(run)
     environment = json.loads((run / "env/environment.json").read_text())

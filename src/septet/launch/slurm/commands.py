@@ -205,7 +205,9 @@ def _scheduler(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     _need(words[0])
     remedy = "ask your cluster's administrators, or use `septet launch local`"
     try:
-        done = subprocess.run(list(words), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            list(words), capture_output=True, text=True, timeout=60, check=False, env=_job_environment()
+        )
     except subprocess.TimeoutExpired as error:
         raise UsageError(f"{words[0]} did not answer in 60 s: the scheduler seems to be down; {remedy}") from error
     if done.returncode != 0 and re.search(
@@ -213,6 +215,11 @@ def _scheduler(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     ):
         raise UsageError(f"no scheduler answers {words[0]} on this machine; {remedy}")
     return done
+
+
+def _job_environment() -> dict[str, str]:
+    """What a job inherits: a W&B service of this process would outlive the job and keep its run id in use."""
+    return {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
 
 
 def _sbatch(words: Sequence[str], resources: Resources) -> str:
@@ -250,7 +257,7 @@ def _local(script: Path) -> int:
         "SLURM_JOB_ID": str(os.getpid()), "SLURM_RESTART_COUNT": "0",
         "SLURM_JOB_NODELIST": "localhost", "MASTER_ADDR": "127.0.0.1",
     }  # fmt: skip
-    outside = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    outside = {k: v for k, v in _job_environment().items() if not k.startswith("SLURM_")}
     child = subprocess.Popen(["bash", str(script)], env={**outside, **variables})
     shown = 0
     while True:
