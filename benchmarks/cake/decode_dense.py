@@ -61,7 +61,7 @@ def main() -> None:
     record = {
         "benchmark": "cake decode-dense",
         "date": f"{stamp:%Y-%m-%dT%H:%M:%SZ}",
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *(Path(w).name if Path(w).is_absolute() else w for w in sys.argv)]),
         "machine": {"accelerator": card, "cores": os.cpu_count()},
         "versions": {"torch": torch.__version__, "triton": _triton()},
         "seconds": round(time.perf_counter() - start, 1),

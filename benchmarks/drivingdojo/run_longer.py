@@ -6,7 +6,6 @@ Usage: python benchmarks/drivingdojo/run_longer.py RECORD.json [--steps 900 9000
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import tempfile
 import time
@@ -17,16 +16,10 @@ from typing import Any
 import lightning.pytorch as pl
 import yaml
 
-from septet.launch.bench import machine
+from septet.launch.bench import instantiate, machine
 from septet.launch.record import versions
 
 CONFIG = Path(__file__).parents[2] / "src/septet/configs/drivingdojo/sim_tiny.yaml"
-
-
-def build(entry: dict[str, Any]) -> Any:
-    """The object that ``class_path`` and ``init_args`` describe."""
-    module, _, name = entry["class_path"].rpartition(".")
-    return getattr(importlib.import_module(module), name)(**entry.get("init_args", {}))
 
 
 def run(steps: int, device: str, out: Path) -> dict[str, Any]:
@@ -34,7 +27,7 @@ def run(steps: int, device: str, out: Path) -> dict[str, Any]:
     config = yaml.safe_load(CONFIG.read_text())
     pl.seed_everything(config["seed_everything"])
     config["data"]["init_args"]["cache_dir"] = str(out / "cache")
-    module, data = build(config["model"]), build(config["data"])
+    module, data = instantiate(config["model"]), instantiate(config["data"])
     settings = {
         **config["trainer"],
         "max_steps": steps,

@@ -281,7 +281,7 @@ def main() -> None:
 
 def write(options: argparse.Namespace, rows: list[dict[str, Any]], skipped: list[str], device: torch.device) -> None:
     """The dated record."""
-    words = f"{options.out}{' --tiny' if options.tiny else ''} --attention {options.attention}"
+    words = f"{options.out.name}{' --tiny' if options.tiny else ''} --attention {options.attention}"
     record = {
         "benchmark": "fairkv decode", "date": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "command": f"torchrun --nproc-per-node {dist.get_world_size()} benchmarks/fairkv/run_decode.py {words}",

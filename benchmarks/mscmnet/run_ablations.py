@@ -10,7 +10,6 @@ Usage: python benchmarks/mscmnet/run_ablations.py OUT_FOLDER CASE:SEED [CASE:SEE
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import statistics
 import time
@@ -21,17 +20,11 @@ from typing import Any
 import lightning.pytorch as pl
 import yaml
 
-from septet.launch.bench import machine
+from septet.launch.bench import instantiate, machine
 from septet.launch.record import versions
 
 CONFIGS = Path(__file__).parents[2] / "src/septet/configs/mscmnet"
 METRICS = ("rank1", "mAP", "mINP")
-
-
-def build(entry: dict[str, Any]) -> Any:
-    """The object that ``class_path`` and ``init_args`` describe."""
-    module, _, name = entry["class_path"].rpartition(".")
-    return getattr(importlib.import_module(module), name)(**entry.get("init_args", {}))
 
 
 def run(case: str, seed: int, out: Path, device: str, workers: int) -> dict[str, Any]:
@@ -39,7 +32,7 @@ def run(case: str, seed: int, out: Path, device: str, workers: int) -> dict[str,
     config = yaml.safe_load((CONFIGS / f"{case}.yaml").read_text())
     config["data"]["init_args"] |= {"workers": workers, "seed": seed}
     pl.seed_everything(seed)
-    module, data = build(config["model"]), build(config["data"])
+    module, data = instantiate(config["model"]), instantiate(config["data"])
     best = pl.callbacks.ModelCheckpoint(out / f"{case}-{seed}", monitor=module.monitor, mode=module.mode)
     settings = {**config["trainer"], "accelerator": "gpu" if device == "cuda" else "cpu", "devices": 1}
     trainer = pl.Trainer(**settings, logger=False, callbacks=[best], enable_progress_bar=False, default_root_dir=out)

@@ -1,6 +1,7 @@
 """The compiled loop against the readable form, and the readable form against hand-made pixels."""
 
 import builtins
+import importlib
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_bad_input(monkeypatch):
             raise ImportError(name)
         return genuine(name, *rest)
 
-    monkeypatch.setattr(native.importlib, "import_module", lambda name: without(name))
+    monkeypatch.setattr(importlib, "import_module", lambda name: without(name))
     native.available.cache_clear()
     native._loop.cache_clear()
     try:

@@ -5,7 +5,7 @@ import importlib
 import pytest
 import torch
 
-from septet.kernels.hashing import HashNeighborMemory, native
+from septet.kernels.hashing import HashNeighborMemory
 from tests.kernels.hashing.test_properties import features, random_stream
 
 
@@ -18,7 +18,7 @@ def test_without_numba(monkeypatch) -> None:
         return real(name, package)
 
     want, table = features(*random_stream())
-    monkeypatch.setattr(native.importlib, "import_module", absent)
+    monkeypatch.setattr(importlib, "import_module", absent)
     assert HashNeighborMemory(5).engine() == "torch"
     got, other = features(*random_stream())
     assert torch.equal(got.src_feat, want.src_feat)

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from septet.kernels.augment.plan import Plan
+from septet.kernels.compiled import numba_available
 
 _SOURCES = {"channels": 0, "grey": 1, "one": 2, "sum": 3}
 
 
-@functools.cache
-def available() -> bool:
-    """Whether numba can be imported (a numba that rejects the installed numpy counts as absent)."""
-    try:
-        importlib.import_module("numba")
-    except ImportError:
-        return False
-    return True
+available = functools.cache(numba_available)
 
 
 @functools.cache

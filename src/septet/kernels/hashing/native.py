@@ -6,13 +6,14 @@ the user: the first call of a process compiles for a few seconds and keeps the m
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from septet.kernels.compiled import numba_available
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -22,13 +23,7 @@ if TYPE_CHECKING:
     from septet.kernels.hashing.stream import Stream
 
 
-def available() -> bool:
-    """Whether numba can be imported (a numba that rejects the installed numpy counts as absent)."""
-    try:
-        importlib.import_module("numba")
-    except ImportError:
-        return False
-    return True
+available = numba_available
 
 
 def _loops() -> ModuleType:

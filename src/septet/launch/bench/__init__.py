@@ -7,7 +7,9 @@ import importlib
 import importlib.util
 import os
 import platform
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,23 @@ def write_record(name: str, rows: list[dict[str, Any]], device: str, out: Path, 
     }
     write_json(path, record)
     return path
+
+
+def cpu_seconds(work: Callable[[], Any], repeats: int) -> float:
+    """Median CPU seconds of this process, after one warm-up call."""
+    work()
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        seconds.append(time.process_time() - start)
+    return statistics.median(seconds)
+
+
+def instantiate(entry: Mapping[str, Any]) -> Any:
+    """The object that ``class_path`` and ``init_args`` of a configuration describe, without the command line."""
+    module, _, name = str(entry["class_path"]).rpartition(".")
+    return getattr(importlib.import_module(module), name)(**(entry.get("init_args") or {}))
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from septet.datamodules.temporal_graph import (
     synthetic_events,
 )
 from septet.kernels.hashing import HashNeighborMemory, TemporalNeighborIndex, native, structure_pass
-from septet.launch.bench import cne_n_mrr, cne_n_scale
+from septet.launch.bench import cne_n_mrr, cne_n_scale, cpu_seconds
 from septet.launch.bench.cne_n_release import ReleaseNet, ReleasePath
 from septet.lightning_modules.cne_n import CNEN
 
@@ -66,17 +65,6 @@ def uci_or_synthetic(quick: bool) -> EventStream:
     """UCI where the user has it, else the synthetic stream."""
     path = Path(os.environ.get("SEPTET_DATA", "data")) / "temporal_graph" / "uci.npz"
     return synthetic_events(600, 4000) if quick or not path.exists() else read_events(path)
-
-
-def cpu_seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Median CPU seconds of this process."""
-    work()
-    seconds = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        seconds.append(time.process_time() - start)
-    return statistics.median(seconds)
 
 
 def asked(stream: EventStream, events: int) -> tuple[Tensor, Tensor]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from septet.datamodules.temporal_graph import EventStream, LinkBatch
 from septet.kernels.hashing import HashNeighborMemory, NodeSequence, TemporalNeighborIndex, structure_pass
+from septet.launch.bench import cpu_seconds
 from septet.lightning_modules.cne_n import CNEN
 from septet.lightning_modules.cne_n.baselines import DyGFormer
 from septet.lightning_modules.cne_n.features import FeatureTables
@@ -52,15 +49,4 @@ def seconds(stream: EventStream, events: int, repeats: int) -> tuple[float, floa
         return theirs.score(batch, FeatureTables())
 
     with torch.no_grad():
-        return _median(cne_n, repeats), _median(dygformer, repeats)
-
-
-def _median(work: Callable[[], Tensor], repeats: int) -> float:
-    """Median CPU seconds after one warm-up call."""
-    work()
-    found = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        found.append(time.process_time() - start)
-    return statistics.median(found)
+        return cpu_seconds(cne_n, repeats), cpu_seconds(dygformer, repeats)
