@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from septet.datamodules.reid import ReIDQuadrupleStreams, transforms
 from septet.datamodules.reid.transforms import STREAMS, QuadAugmentation, normalise, pad_crop_flip
 
+CONTROLS = ("shuffle_infrared", "shuffle_labels")
+
 
 def readable(augment, image, stream, epoch, index):
     """The recipe step by step, with whole copies."""
@@ -85,6 +87,19 @@ def test_a_stopped_epoch_goes_on_with_the_same_batches(generated):
     rest = list(loader)
     assert len(rest) == len(whole) - 4
     assert all(torch.equal(x, y) for a, b in zip(whole[4:], rest, strict=True) for x, y in zip(a, b, strict=True))
+
+
+def test_the_controls_shuffle_identities(generated):
+    tables = {name: build(generated["sysu"], **{name: True} if name else {})._tables()[1] for name in ("", *CONTROLS)}
+    plain, pairs, labels = (tables[name] for name in ("", *CONTROLS))
+    assert np.array_equal(plain[0], pairs[0])
+    assert not np.array_equal(plain[1], pairs[1])
+    assert len({(a, b) for a, b in zip(plain[1], pairs[1], strict=True)}) == len(
+        set(plain[1])
+    )  # whole identities moved
+    for side in (0, 1):
+        assert np.array_equal(np.bincount(plain[side]), np.bincount(labels[side]))
+        assert len({(a, b) for a, b in zip(plain[side], labels[side], strict=True)}) > len(set(plain[side]))
 
 
 @pytest.mark.parametrize("dataset", ["sysu", "regdb", "llcm"])

@@ -63,7 +63,8 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         balance_cameras: an identity's K images come from its cameras in turn (sampler ``epoch``).
         shared_crop: twins share crop and flip.
         exchange_first: channel exchange before Normalize.
-        shuffle_infrared: permute the infrared identities of training: the control.
+        shuffle_infrared: permute the infrared identities of training: a control without matched modalities.
+        shuffle_labels: deal the training labels out anew over each modality's images: a control without identities.
         generator: ``preset``, ``seed``, ``difficulty`` of a generated set.
         predict_query: folder of query images for ``predict``; default the test queries.
         predict_gallery: folder searched in ``predict``; default the test gallery.
@@ -98,6 +99,7 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         shared_crop: bool = False,
         exchange_first: bool = False,
         shuffle_infrared: bool = False,
+        shuffle_labels: bool = False,
         generator: dict[str, Any] | None = None,
         predict_query: str | None = None,
         predict_gallery: str | None = None,
@@ -108,7 +110,8 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
         self.mode, self.direction, self.shots, self.family = mode, direction, shots, family
         self.select_on, self.sampler, self.eval_batch = select_on, sampler, eval_batch
         self.every_setting, self.strict, self.drop_unpaired = every_setting, strict, drop_unpaired
-        self.shuffle_infrared, self.balance_cameras = shuffle_infrared, balance_cameras
+        self.shuffle_infrared, self.shuffle_labels = shuffle_infrared, shuffle_labels
+        self.balance_cameras = balance_cameras
         self.augment = QuadAugmentation(seed, shared_crop, exchange_first)
         self.generator: dict[str, Any] = {"preset": "tiny", "seed": 0, "difficulty": 1.0} | dict(generator or {})
         self.predict_query, self.predict_gallery = predict_query, predict_gallery
@@ -258,6 +261,8 @@ class ReIDQuadrupleStreams(pl.LightningDataModule):
                 labels.append(ready[1])
         if self.shuffle_infrared:
             labels[1] = np.random.default_rng(self.seed).permutation(len(ids))[labels[1]]
+        if self.shuffle_labels:
+            labels = [np.random.default_rng([self.seed, i]).permutation(side) for i, side in enumerate(labels)]
         return images, labels
 
     def _cameras(self, images: list[NDArray[np.uint8]]) -> tuple[list[int], list[int]] | None:

@@ -286,6 +286,6 @@ class CrossModalReID(FolderSearch):
             protocol |= {"queries_left_out": data.evaluations["test"].left_out()}
         if data.balance_cameras:
             protocol["sampler"] = "camera-balanced"
-        if data.shuffle_infrared:
-            protocol["control"] = "infrared identities permuted"
+        if data.shuffle_infrared or data.shuffle_labels:
+            protocol["control"] = "training labels shuffled" if data.shuffle_labels else "infrared identities permuted"
         return {"model": model, "protocol": protocol}
