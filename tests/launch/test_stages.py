@@ -51,6 +51,30 @@ def test_test_and_predict_inside_the_run(trained, runs, capsys):
     assert sum(r["stage"] == "test" for r in Ledger(runs / "ledger.sqlite").rows()) == 1
 
 
+def test_repeats_share_a_configuration_and_other_settings_do_not(runs):
+    keys = []
+    for words in (
+        [],
+        ["--seed_everything", "3"],
+        ["--trainer.log_every_n_steps", "1"],
+        ["--model.init_args.lr", "0.9"],
+    ):
+        assert septet("fit", "-c", TOY, "--name", f"n{len(keys)}", *words) == 0
+        record = json.loads((newest(runs, "user", f"n{len(keys)}") / "record.json").read_text())
+        keys.append(record["model"]["config_sha256"])
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+
+
+def test_an_evaluation_cannot_be_trained_on(runs, capsys):
+    assert septet("test", "-c", TOY, "--ckpt_path", "none", "--name", "fresh") == 0
+    run = newest(runs, "user", "fresh")
+    before = (run / "config.yaml").read_text()
+    assert septet("fit", "--run", "user/fresh") == 2
+    assert f"is an evaluation, there is no training to go on with: septet test --run {run}" in capsys.readouterr().err
+    assert (run / "config.yaml").read_text() == before
+    assert septet("test", "--run", "user/fresh") == 0
+
+
 def test_fresh_weights_only_on_demand(runs):
     assert septet("test", "-c", TOY, "--ckpt_path", "none", "--name", "fresh") == 0
     record = json.loads((newest(runs, "user", "fresh") / "record.json").read_text())

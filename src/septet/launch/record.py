@@ -21,6 +21,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 
 from septet import __version__
 from septet.launch.errors import UsageError
+from septet.launch.identity import configuration_key
 from septet.launch.latency import BatchClock
 from septet.launch.runs import ledger, read_record, runs_root, write_json
 from septet.lightning_modules.task import Task, is_fast_run
@@ -180,7 +181,9 @@ class RecordRun(Callback):
         """What the module says about the model, with its number of parameters."""
         block = fields.get("model")
         named = dict(block) if isinstance(block, Mapping) else {"name": str(block or self.slug)}
-        return {"params": sum(p.numel() for p in module.parameters()), **named}
+        shared = {"params": sum(p.numel() for p in module.parameters())}
+        key = configuration_key(self.run / "config.yaml")
+        return {**shared, **({} if key is None else {"config_sha256": key}), **named}
 
     def _criteria(self, record: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
         """Latency of a batch, device and peak memory; what the module measures itself goes on top."""

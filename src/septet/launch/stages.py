@@ -82,13 +82,13 @@ def _execute(cli: SeptetCLI) -> int:
         cli.run_subcommand()
     except Preempted as stop:
         record.write(cli.trainer, "preempted")
-        print(f"septet: {stop}; go on with `septet fit --run {cli.run}`", file=sys.stderr)
+        print(f"septet: {stop}; go on with `septet {cli.stage} --run {cli.run}`", file=sys.stderr)
         return PREEMPTED
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and not cli.trainer.interrupted:
             raise
         record.write(cli.trainer, "interrupted")
-        print(f"septet: interrupted; resume with `septet fit --run {cli.run}`", file=sys.stderr)
+        print(f"septet: interrupted; resume with `septet {cli.stage} --run {cli.run}`", file=sys.stderr)
         return 130
     except Exception as error:
         wrong_input = isinstance(error, ValueError | FileNotFoundError | ImportError | MisconfigurationException)

@@ -57,6 +57,10 @@ def choose_weights(parsed: StageArguments, wanted: str | None, class_path: str) 
         inherited is not None and int(os.environ.get("LOCAL_RANK", "0")) > 0
     ):  # started by rank zero, without its options
         return Weights(path=None if inherited == "none" else Path(inherited))
+    if parsed.stage == "fit" and parsed.run is not None and _only_evaluated(parsed.run):
+        raise UsageError(
+            f"{parsed.run} is an evaluation, there is no training to go on with: septet test --run {parsed.run}"
+        )
     if wanted == "none" or (wanted is None and parsed.run is not None and _without_weights(parsed.run)):
         return Weights(line="none (fresh weights)")
     if wanted in ("best", "last") or (wanted is None and parsed.run is not None and parsed.stage != "fit"):
@@ -80,6 +84,11 @@ def _without_weights(run: Path) -> bool:
     import yaml
 
     return str(yaml.safe_load((run / "config.yaml").read_text()).get("ckpt_path")) == "none"
+
+
+def _only_evaluated(run: Path) -> bool:
+    """Whether a run was made by an evaluation without weights and never trained."""
+    return _without_weights(run) and not any((run / "checkpoints").glob("*.ckpt"))
 
 
 def _of_run(run: Path, which: str, *, trainable: bool) -> Path | None:
