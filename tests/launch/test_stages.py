@@ -61,7 +61,7 @@ def test_repeats_share_a_configuration_and_other_settings_do_not(runs):
     ):
         assert septet("fit", "-c", TOY, "--name", f"n{len(keys)}", *words) == 0
         record = json.loads((newest(runs, "user", f"n{len(keys)}") / "record.json").read_text())
-        keys.append(record["model"]["config_sha256"])
+        keys.append(record["config_sha256"])
     assert keys[0] == keys[1] == keys[2] != keys[3]
 
 

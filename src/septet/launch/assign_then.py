@@ -49,8 +49,9 @@ def config_of(choice: Mapping[str, Any], ledger: Path) -> Path:
 def start(answer: Mapping[str, Any], options: argparse.Namespace) -> int:
     """Fit the first choice; returns the exit code of the fit."""
     config = config_of(answer["choices"][0], ledger_path(options))
-    print(f"starting: septet fit -c {config}", flush=True)
-    return _fit(["fit", "-c", str(config)])
+    words = ["fit", "-c", str(config), "--name", config.parent.parent.name]
+    print(f"starting: septet {' '.join(words)}", flush=True)
+    return _fit(words)
 
 
 def _fit(words: Sequence[str]) -> int:

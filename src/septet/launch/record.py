@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import platform
@@ -20,8 +19,8 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from septet import __version__
+from septet.datamodules.scenarios.configuration import configuration_sha256
 from septet.launch.errors import UsageError
-from septet.launch.identity import configuration_key
 from septet.launch.latency import BatchClock
 from septet.launch.runs import ledger, read_record, runs_root, write_json
 from septet.lightning_modules.task import Task, is_fast_run
@@ -181,9 +180,7 @@ class RecordRun(Callback):
         """What the module says about the model, with its number of parameters."""
         block = fields.get("model")
         named = dict(block) if isinstance(block, Mapping) else {"name": str(block or self.slug)}
-        shared = {"params": sum(p.numel() for p in module.parameters())}
-        key = configuration_key(self.run / "config.yaml")
-        return {**shared, **({} if key is None else {"config_sha256": key}), **named}
+        return {"params": sum(p.numel() for p in module.parameters()), **named}
 
     def _criteria(self, record: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
         """Latency of a batch, device and peak memory; what the module measures itself goes on top."""
@@ -266,7 +263,8 @@ def _cpu_seconds() -> float:
 
 
 def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    """Sum of a run's configuration, the same for every seed and machine; None without a file."""
+    return configuration_sha256(path.read_text()) if path.is_file() else None
 
 
 def versions() -> dict[str, str]:

@@ -44,7 +44,7 @@ def test_retract_and_export(store, tmp_path, capsys):
     with MnemonicCenter(store) as center:
         first, second = center.keys()
     assert main("retract", [str(store), first, "--reason", "wrong split"]) == 0
-    assert main("retract", [str(store), second, "--as", "quarantined"]) == 0
+    assert main("retract", [str(store), second, "--as", "quarantined", "--reason", "odd"]) == 0
     assert main("export", [str(store), "--out", str(tmp_path / "o.jsonl")]) == 0
     states = {e["key"]: e["state"] for e in map(json.loads, (tmp_path / "o.jsonl").read_text().splitlines())}
     assert states == {first: "retracted", second: "quarantined"}

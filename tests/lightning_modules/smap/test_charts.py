@@ -10,7 +10,15 @@ import pytest
 from septet.datamodules.scenarios import generate_scenarios, split
 from septet.launch.assign import main
 from septet.lightning_modules.smap import baselines
-from septet.lightning_modules.smap.charts import assignment_rows, front, regret_by_rule
+from septet.lightning_modules.smap.charts import (
+    answer_rows,
+    assignment_rows,
+    front,
+    pareto,
+    regret_bars,
+    regret_by_rule,
+    table_figure,
+)
 
 PNG = b"\x89PNG"
 
@@ -49,3 +57,29 @@ def test_assign_draws_its_answer(tmp_path, capsys):
     assert 0 < answer["choices"][0]["p_feasible"] < 1
     for name in ("assignment", "pareto"):
         assert (tmp_path / "p" / f"{name}.png").read_bytes()[:4] == PNG
+
+
+def test_an_answers_table_is_whole_and_counts_what_it_leaves_out():
+    choice = {"rank": 1, "model": "m", "pareto": True, "dataset": "d", "predicted": 1.0, "latency_ms": None,
+              "evidence": [{"dataset": "d", "value": 1.0, "source": "a long source " * 10}]}  # fmt: skip
+    rejected = [{"model": f"r{i}", "dataset": "d", "reason": "latency unknown"} for i in range(25)]
+    rows = answer_rows({"choices": [choice], "rejected": rejected})
+    assert rows[0][0] == "1. m *"
+    assert rows[0][3].count("a long source") == 10
+    assert rows[-1][0] == "rejected: 5 more"
+    cells = table_figure(["a", "b", "c", "d"], rows).axes[0].tables[0].get_celld()
+    assert "..." not in cells[1, 3].get_text().get_text()
+    assert cells[1, 0].get_height() > 2 * cells[2, 0].get_height()
+
+
+def test_the_pareto_picture_draws_the_stars_of_the_text():
+    drawn = pareto(
+        ["a", "b", "c"], np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0]), "s", None, [True, False, True]
+    )
+    axes = drawn.axes[0]
+    assert [t.get_text() for t in axes.texts] == ["a", "b", "c"]
+    assert axes.collections[1].get_offsets().tolist() == [[1.0, 1.0], [3.0, 3.0]]
+
+
+def test_bars_say_which_columns_were_measured():
+    assert regret_bars({"SMAP": 1.0}, "test part METRLA only").axes[0].get_title() == "test part METRLA only"

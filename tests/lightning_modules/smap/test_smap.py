@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 
-from septet.datamodules.scenarios import generate_scenarios, split
+from septet.datamodules.scenarios import ScenarioGraph, generate_scenarios, split
 from septet.datamodules.scenarios.tensors import Query, allowed_columns, build_memory
 from septet.lightning_modules.smap import SMAP, fit_predict, stack
 from septet.lightning_modules.smap.metrics import AssignmentMetrics
@@ -134,3 +135,19 @@ def test_the_metric_is_the_mean_within_groups_then_over_groups():
     expected = evaluate(bench, scores.numpy(), "lodo")
     for name, value in metric.compute().items():
         assert value == pytest.approx(expected[name])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*", "ignore:.*num_workers.*", "ignore:.*log_every_n_steps.*")
+def test_a_run_logs_what_moves_and_times_its_scores(tmp_path):
+    data = ScenarioGraph(bench="synthetic", protocol="cold", cold_folds=4)
+    module = SMAP(hidden=16, heads=2, prior="mean")
+    trainer = pl.Trainer(max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path)  # fmt: skip
+    seen = []
+    module.on_validation_end = lambda: seen.append(float(trainer.callback_metrics["val/loss"]))
+    trainer.fit(module, datamodule=data)
+    assert len(set(seen[-3:])) == 3
+    trainer.test(module, datamodule=data, verbose=False)
+    criteria = module.record_fields()["criteria"]
+    assert 0 < criteria["latency_ms_p50"] <= criteria["latency_ms_p95"]
+    assert np.isfinite(float(trainer.callback_metrics["test/tau"]))

@@ -85,7 +85,7 @@ def test_the_chosen_run_is_fitted(ledger, capsys, monkeypatch):
     monkeypatch.setattr(assign_then, "_fit", lambda words: started.append(words) or 7)
     assert main([*QUESTION, "--then", "fit"]) == 7
     config = ledger.parent / "cne_n/smoke/20261126-050000-aaaa/config.yaml"
-    assert started == [["fit", "-c", str(config)]]
+    assert started == [["fit", "-c", str(config), "--name", "smoke"]]
     assert "starting: septet fit" in capsys.readouterr().out
     assert main([*QUESTION, "--then", "fit", "--max-latency-ms", "0.1"]) == 3
     assert len(started) == 1

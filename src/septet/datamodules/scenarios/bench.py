@@ -37,6 +37,7 @@ class Bench:
         folds: lists of column numbers, or of model names (cold start), or None.
         latency: ``(M, C)`` milliseconds, NaN unknown, or None.
         acceptance: ``(M,)`` log(1 + stars) or the like, NaN unknown, or None.
+        when: ``(C,)`` ISO date of a column's latest result, "" unknown, or None.
 
     Raises:
         ValueError: shapes, duplicate names, unknown kind, non-positive errors.
@@ -54,6 +55,7 @@ class Bench:
     folds: Sequence[Sequence[int]] | Sequence[Sequence[str]] | None = None
     latency: Array | None = None
     acceptance: Array | None = None
+    when: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", np.asarray(self.values, dtype=np.float64))

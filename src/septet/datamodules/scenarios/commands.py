@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +46,8 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
             with MnemonicCenter(_present(path)) as store:
                 print(f"{path}: {store.check()}, {store.stats()}")
             continue
+        if path.is_dir() and not any(path.glob("*.jsonl")):
+            raise ValueError(f"{path} holds no *.jsonl of records; to check a folder of full tables: --root {path}")
         records = [record for _, record in read_records(path)]
         verdict = plausibility(records)
         counts = ", ".join(f"{v} {verdict.count(v)}" for v in sorted(set(verdict)))
@@ -73,7 +77,7 @@ def _present(path: Path) -> Path:
 
 def _ingest(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Take a spool folder, and a ledger of runs where given, into a store."""
-    parser.add_argument("folder", type=Path, nargs="?", help="folder of JSON Lines files")
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of JSON Lines files, or one of them")
     parser.add_argument("--ledger", type=Path, help="ledger of runs, such as runs/ledger.sqlite")
     parser.add_argument("--out", type=Path, required=True, help="the store, an SQLite file on a local disk")
     options = parser.parse_args(argv)
@@ -81,27 +85,46 @@ def _ingest(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         raise ValueError("ingest needs a folder of records or --ledger")
     if options.ledger is not None and not options.ledger.is_file():
         raise ValueError(f"no ledger {options.ledger}")
+    if options.folder is not None and not options.folder.exists():
+        raise ValueError(f"no spool folder {options.folder}")
+    code = 0
     with MnemonicCenter(options.out) as store:
         if options.folder is not None:
-            print(store.ingest(options.folder))
+            report = store.ingest(options.folder)
+            print(report)
+            code = _rejections(options.folder) if report.rejected else 0
         if options.ledger is not None:
             keys = [store.write(record) for record in ledger_records(options.ledger)]
             print(f"{options.ledger}: {len(keys)} records, {len(set(keys))} keys")
         print(store.stats())
-    return 0
+    return code
+
+
+def _rejections(folder: Path) -> int:
+    """Say which lines were refused, why, and where they lie; 2, for the input was partly wrong."""
+    for path in [folder] if folder.is_file() else sorted(folder.glob("*.jsonl")):
+        refused = path.parent / "rejected" / path.name
+        lines = refused.read_text(encoding="utf-8").splitlines() if refused.is_file() else []
+        for line in map(json.loads, lines[:5]):
+            print(f"rejected {path}:{line['line']}: {line['problem']}", file=sys.stderr)
+        if lines:
+            print(f"{len(lines)} rejected lines of {path.name} lie in {refused}", file=sys.stderr)
+    return 2
 
 
 def _retract(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Take results back for good, or put them into quarantine, or open them again."""
     parser.add_argument("store", type=Path)
     parser.add_argument("key", nargs="+")
-    parser.add_argument("--reason", default="by hand")
+    parser.add_argument("--reason", help="why; required unless --as stale")
     parser.add_argument("--as", dest="state", choices=("retracted", "quarantined", "stale"), default="retracted")
     options = parser.parse_args(argv)
     with MnemonicCenter(_present(options.store)) as store:
         unknown = [key for key in options.key if store.get(key) is None]
         if unknown:
             raise ValueError(f"no key {unknown[0]} in {options.store}; nothing was changed")
+        if options.state != "stale" and not (options.reason or "").strip():
+            raise ValueError("say why: --reason TEXT (it stays in the store)")
         for key in options.key:
             if options.state == "stale":
                 store.reopen(key)

@@ -1,4 +1,4 @@
-"""Measured cost of the traffic models: seconds per test window on one kind of GPU (Torch-MTS logs)."""
+"""Cost of the traffic models on one kind of GPU: seconds per test window, training, parameters (Torch-MTS logs)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ DEVICE = "RTX 5000 Ada"
 
 @dataclass(frozen=True, eq=False)
 class Costs:
-    """Latency of models on data sets.
+    """Latency, size and training time of models on data sets.
 
     Attributes:
         models: ``(M,)`` names.
         sets: ``(D,)`` names.
         seconds: ``(M, D)`` per test window: the whole test pass over its windows, each model at its own batch size.
         nodes: ``(D,)`` sensors of a set.
+        params: ``(M, D)`` as built for the set; NaN for DCRNN, whose logged 65 is implausible (ORIGIN.md).
+        train_s: ``(M, D)`` seconds per epoch times epochs run; 0 for HistoricalInertia, which has nothing to train.
     """
 
     models: list[str]
     sets: list[str]
     seconds: Array
     nodes: Array
+    params: Array
+    train_s: Array
 
 
 @cache
@@ -40,6 +44,8 @@ def traffic_costs() -> Costs:
             [str(s) for s in archive["sets"]],
             archive["seconds"].astype(np.float64),
             archive["nodes"].astype(np.float64),
+            archive["params"].astype(np.float64),
+            archive["train_s"].astype(np.float64),
         )
 
 

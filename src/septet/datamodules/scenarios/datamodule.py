@@ -38,7 +38,7 @@ class ScenarioGraph(pl.LightningDataModule):
 
     Args:
         bench: traffic_mts, openstl, gift_eval, metagl; ``synthetic`` (generated) or ``records``.
-        protocol: lodo, loso, folds, sparse (see :func:`split`).
+        protocol: lodo, loso, folds, cold, sparse, temporal (see :func:`split`).
         fold: number of the split.
         root: folder of the full tables; None: the shipped compact tables.
         records: JSON Lines file or folder of scenario records (bench ``records``).
@@ -48,7 +48,10 @@ class ScenarioGraph(pl.LightningDataModule):
         batch_size: columns per training batch.
         val_groups: groups held out for validation.
         seed: of shuffling and of the generator.
-        generator: arguments of the synthetic bench.
+        generator: arguments of the synthetic bench (models, columns, groups, nested).
+        share: of the train columns that ``sparse`` keeps.
+        before: date of ``temporal``, such as 2026-06-01: columns whose results are all older train.
+        cold_folds: of ``cold``: model names per fold, or a number of folds dealt at random; None: the bench's own.
 
     Raises:
         ValueError: unknown bench or protocol, a fold out of range, records too few.
@@ -67,13 +70,16 @@ class ScenarioGraph(pl.LightningDataModule):
         batch_size: int = 64,
         val_groups: int = 1,
         seed: int = 0,
-        generator: dict[str, int] | None = None,
+        generator: dict[str, Any] | None = None,
+        share: float = 0.5,
+        before: str | None = None,
+        cold_folds: list[list[str]] | int | None = None,
     ) -> None:
         super().__init__()
         self.bench_name, self.protocol, self.fold, self.root = bench, protocol, fold, root
         self.records, self.ledger, self.task, self.metric = records, ledger, task, metric
         self.batch_size, self.val_groups, self.seed = batch_size, val_groups, seed
-        self.generator = generator or {}
+        self.generator, self.share, self.before, self.cold_folds = generator or {}, share, before, cold_folds
         self.bench: Bench | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -81,7 +87,7 @@ class ScenarioGraph(pl.LightningDataModule):
         if self.bench is not None:
             return
         bench = self._load()
-        parts = split(bench, self.protocol)
+        parts = split(bench, self.protocol, **self._split_options(bench))
         if not 0 <= self.fold < len(parts):
             raise ValueError(
                 f"fold is {self.fold}; {self.protocol} of {bench.name} has {len(parts)} (0..{len(parts) - 1})"
@@ -90,7 +96,11 @@ class ScenarioGraph(pl.LightningDataModule):
         self.graph = self._graph(bench, part)
         groups = list(dict.fromkeys(bench.group[j] for j in part.train))
         if not 0 < self.val_groups < len(groups):
-            raise ValueError(f"val_groups is {self.val_groups}; fold {part.name!r} has {len(groups)} train groups")
+            raise ValueError(
+                f"val_groups is {self.val_groups}; {self.protocol}/{part.name} has {len(groups)} data sets to train "
+                f"on, one more than that is needed: give records of {self.val_groups + 2} data sets (of task "
+                f"{self.task or 'with most records'}), or another task or metric"
+            )
         held = set(groups[-self.val_groups :])
         self.val_columns = [j for j in part.train if bench.group[j] in held]
         self.train_columns = [j for j in part.train if bench.group[j] not in held]
@@ -98,6 +108,20 @@ class ScenarioGraph(pl.LightningDataModule):
         self.memory = build_memory(bench, part)
         self.hidden = torch.unique(self.memory.group[self.val_columns])
         self.bench, self.part = bench, part
+
+    def _split_options(self, bench: Bench) -> dict[str, Any]:
+        """Arguments of the protocols that have some."""
+        if self.protocol == "sparse":
+            return {"p": self.share, "seed": self.seed}
+        if self.protocol == "cold":
+            return {"folds": self.cold_folds, **({"seed": self.seed} if isinstance(self.cold_folds, int) else {})}
+        if self.protocol == "temporal":
+            if self.before is None:
+                raise ValueError("protocol temporal needs a date: --data.init_args.before 2026-06-01")
+            if bench.when is None:
+                raise ValueError(f"bench {bench.name!r} carries no dates; temporal takes records with provenance.when")
+            return {"when": [date or "9999" for date in bench.when], "t": self.before}
+        return {}
 
     def _load(self) -> Bench:
         if self.bench_name == "synthetic":
@@ -125,6 +149,16 @@ class ScenarioGraph(pl.LightningDataModule):
         allowed = allowed_columns(self.memory, index, self.hidden if train else None)
         return Query(self.memory, index, allowed, torch.tensor(self.bench.values[:, columns]), epoch)
 
+    def _scored(self, query: Query, *, test: bool) -> Query:
+        """Of a cold split: a test counts cold models only (and may read its own columns), validation the others."""
+        if self.part.cold:
+            cold = torch.zeros(len(query.raw), dtype=torch.bool)
+            cold[self.part.cold] = True
+            query.raw[~cold if test else cold] = torch.nan
+            if test:
+                query.allowed = self.memory.seen.any(1)[None].expand_as(query.allowed).clone()
+        return query
+
     def train_dataloader(self) -> TRAIN_DATALOADERS:
         """Shuffled train columns."""
         batches = ResumableBatches(len(self.train_columns), self.batch_size, seed=self.seed)
@@ -132,24 +166,25 @@ class ScenarioGraph(pl.LightningDataModule):
             _Columns(self.train_columns), batches, collate_fn=lambda c: self.query(c, train=True, epoch=batches.epoch)
         )
 
-    def _whole(self, columns: list[int]) -> EVAL_DATALOADERS:
-        return DataLoader(_Columns(columns), batch_size=64, collate_fn=lambda c: self.query(c))
+    def _whole(self, columns: list[int], *, test: bool) -> EVAL_DATALOADERS:
+        return DataLoader(_Columns(columns), batch_size=64, collate_fn=lambda c: self._scored(self.query(c), test=test))
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """Columns of the validation groups."""
-        return self._whole(self.val_columns)
+        return self._whole(self.val_columns, test=False)
 
     def test_dataloader(self) -> EVAL_DATALOADERS:
         """Columns of the fold left out."""
-        return self._whole(self.test_columns)
+        return self._whole(self.test_columns, test=True)
 
     def predict_dataloader(self) -> EVAL_DATALOADERS:
         """As for test."""
-        return self._whole(self.test_columns)
+        return self._whole(self.test_columns, test=True)
 
     def record_dataset(self) -> dict[str, Any]:
-        """Name of the bench and of the part left out."""
-        return {"name": self.bench_name, "split": f"{self.protocol}/{self.part.name}"}
+        """Name of the bench with the part left out: one part is never compared with a mean over parts."""
+        part = f"{self.protocol}/{self.part.name}"
+        return {"name": f"{self.bench_name}/{part}", "group": self.bench_name, "split": part}
 
     def record_scenario(self) -> dict[str, Any]:
         """The task of the run record."""

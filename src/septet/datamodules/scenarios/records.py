@@ -24,6 +24,11 @@ from septet.datamodules.scenarios.plausible import plausibility
 Record = dict[str, Any]
 
 STATES = ("claimed", "done", "failed", "quarantined", "retracted", "stale")
+_QUANTITIES = {
+    "criteria": ("latency", "peak", "train_s"),
+    "model": ("params", "flops"),
+    "acceptance": ("stars", "citations"),
+}
 _MAX = (
     "ap map auc acc accuracy mrr ndcg recall precision f1 ssim psnr r2 rank1 rank5 rank10 minp mpr iou miou top1 top3"
 )
@@ -41,7 +46,9 @@ __all__ = [
     "canonical_block",
     "canonical_json",
     "canonical_key",
+    "expand",
     "from_ledger",
+    "newer",
     "observation_id",
     "plausibility",
     "pool",
@@ -116,10 +123,13 @@ def _check_numbers(record: Record) -> None:
     record["n"] = int(n)
     std = record.get("std")
     _need(std is None or (_number(std) and math.isfinite(std) and std >= 0), "record.std", std, "not negative")
-    for name, item in (record.get("criteria") or {}).items():
-        if name.startswith(("latency", "peak", "train_s")) and item is not None:
-            good = _number(item) and math.isfinite(item) and item >= 0
-            _need(good, f"criteria.{name}", item, "a finite number, not negative")
+    for block, starts in _QUANTITIES.items():
+        for name, item in (record.get(block) or {}).items():
+            if str(name).startswith(starts) and item is not None:
+                good = _number(item) and math.isfinite(item) and item >= 0
+                _need(good, f"{block}.{name}", item, "a finite number, not negative")
+    licence = record["model"].get("licence")
+    _need(licence is None or isinstance(licence, str), "model.licence", licence, "a text such as MIT or Apache-2.0")
 
 
 def pool(observations: Iterable[tuple[int, float, float | None]]) -> tuple[int, float, float | None]:
@@ -156,13 +166,19 @@ def direction_of(metric: str) -> str | None:
 
 
 def from_ledger(row: Mapping[str, Any]) -> list[Record]:
-    """Scenario records of one ledger row: one per known metric; [] unless it is a finished evaluation."""
+    """Scenario records of one ledger row: one per known metric; [] unless it is a finished evaluation.
+
+    The model's ``config_sha256`` is the one it names itself, else the row's: what differs in it is never pooled.
+    ``ledger_records`` puts the sum without seeds and paths into the row where the run's configuration is at hand.
+    """
     if row.get("status") != "finished" or row.get("stage") not in ("validate", "test"):
         return []
     scenario, dataset = _mapping(row.get("scenario"), "task"), _mapping(row.get("dataset"), "name")
     model = _mapping(row.get("model"), "name") or {"name": row.get("method")}
     if not (scenario.get("task") and dataset.get("name") and model.get("name")):
         return []
+    if row.get("config_sha256"):
+        model = {"config_sha256": row["config_sha256"], **model}
     protocol = {**(row.get("protocol") or {}), "stage": row["stage"]}
     provenance = {
         "run_id": row.get("run_id"),
@@ -198,8 +214,29 @@ def _criteria(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**{k: v for k, v in extra.items() if v is not None}, **criteria}
 
 
+def newer(record: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Whether a ledger row's later evaluation replaces an observation."""
+    a, b = record["provenance"], old["provenance"]
+    return bool(a.get("run_id") and a.get("when") and b.get("when") and str(a["when"]) > str(b["when"]))
+
+
+def expand(line: Mapping[str, Any]) -> list[Record]:
+    """The records of one line: itself, or the observations of an exported store entry under the entry's state.
+
+    Raises:
+        ValueError: naming block.field and the value.
+    """
+    if not (isinstance(line, Mapping) and isinstance(line.get("observations"), list) and "key" in line):
+        return [validate_record(line)]
+    state = line.get("state", "done")
+    _need(state in STATES, "state", state, f"use one of {', '.join(STATES)}")
+    return [validate_record(r if state == "done" else {**r, "state": state}) for r in line["observations"]]
+
+
 def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
-    """Validated records of a JSON Lines file, or of every ``*.jsonl`` in a folder, with ``file:line``.
+    """Validated records with ``file:line``: of a JSON Lines file, a store, or every ``*.jsonl`` in a folder.
+
+    Lines of ``septet data export scenarios`` and stores (``.sqlite``) give their observations with the entry's state.
 
     Raises:
         ValueError: naming file:line and block.field.
@@ -207,10 +244,27 @@ def read_records(path: str | Path) -> Iterator[tuple[str, Record]]:
     path = Path(path)
     if not path.exists():
         raise ValueError(f"--records {path}: no such file or folder")
-    for file in sorted(path.glob("*.jsonl")) if path.is_dir() else [path]:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"--records {path}: the folder holds no *.jsonl")
+    for file in files:
+        if file.suffix == ".sqlite":
+            yield from _read_store(file)
+            continue
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
             if line.strip():
                 try:
-                    yield f"{file.name}:{number}", validate_record(json.loads(line))
+                    found = expand(json.loads(line.decode("utf-8")))
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"{file}:{number}: not UTF-8 text, so no JSON Lines of records") from error
                 except ValueError as error:
                     raise ValueError(f"{file}:{number}: {error}") from error
+                yield from ((f"{file.name}:{number}", record) for record in found)
+
+
+def _read_store(path: Path) -> Iterator[tuple[str, Record]]:
+    from septet.datamodules.scenarios.memory import MnemonicCenter
+
+    with MnemonicCenter(path) as store:
+        for entry in store.entries():
+            yield from ((f"{path.name}:{entry['key'][:12]}", record) for record in expand(entry))

@@ -10,6 +10,11 @@ import numpy as np
 
 from septet.datamodules.scenarios.bench import Bench
 
+_REMEDY = {
+    "loso": ": every data set has results of that scenario; use lodo (generated: generator {nested: 1})",
+    "lodo": ": results on at least two data sets are needed",
+    "temporal": ": choose another date",
+}
 PROTOCOLS = ("lodo", "loso", "cold", "folds", "sparse", "temporal")
 
 
@@ -57,11 +62,22 @@ def _folds(bench: Bench) -> list[Split]:
     ]
 
 
-def _cold(bench: Bench, folds: Sequence[Sequence[str]] | None = None) -> list[Split]:
+def _cold(bench: Bench, folds: Sequence[Sequence[str]] | int | None = None, seed: int = 0) -> list[Split]:
+    if isinstance(folds, int):
+        if not 2 <= folds <= len(bench.models) // 2:
+            raise ValueError(f"folds is {folds}; between 2 and half of the {len(bench.models)} models")
+        order = np.random.default_rng(seed).permutation(len(bench.models))
+        folds = [[bench.models[i] for i in sorted(part)] for part in np.array_split(order, folds)]
     chosen: Sequence[Sequence[Any]] = folds if folds is not None else bench.folds or []
     if not chosen or not all(isinstance(m, str) for fold in chosen for m in fold):
-        raise ValueError(f"bench {bench.name!r} has no folds of models; give folds=[[model names], ...]")
+        raise ValueError(
+            f"bench {bench.name!r} has no folds of models; give folds=5 or folds=[[model names], ...] "
+            "(--data.init_args.cold_folds)"
+        )
     rows = {m: i for i, m in enumerate(bench.models)}
+    unknown = next((m for fold in chosen for m in fold if m not in rows), None)
+    if unknown is not None:
+        raise ValueError(f"folds name the model {unknown!r}, which bench {bench.name!r} has not")
     columns = list(range(len(bench.columns)))
     return [Split(f"models{i}", columns, columns, [rows[m] for m in fold]) for i, fold in enumerate(chosen)]
 
@@ -106,5 +122,5 @@ def split(bench: Bench, protocol: str, **options: Any) -> list[Split]:
     for part in found:
         if not part.train or not part.test:
             raise ValueError(f"{protocol} of bench {bench.name!r}: {part.name!r} leaves no column to "
-                             f"{'train on' if not part.train else 'test'}")  # fmt: skip
+                             f"{'train on' if not part.train else 'test'}{_REMEDY.get(protocol, '')}")  # fmt: skip
     return found

@@ -7,7 +7,9 @@ import numpy as np
 from septet.datamodules.scenarios.bench import Bench
 
 
-def generate_scenarios(seed: int, models: int = 20, columns: int = 24, groups: int = 8) -> Bench:
+def generate_scenarios(
+    seed: int, models: int = 20, columns: int = 24, groups: int = 8, *, nested: bool = False
+) -> Bench:
     """Errors ``exp(skill . demand + level + noise)`` with demands that the column features reveal in part.
 
     Args:
@@ -15,6 +17,7 @@ def generate_scenarios(seed: int, models: int = 20, columns: int = 24, groups: i
         models: rows.
         columns: columns, dealt to the groups in turn of three horizons.
         groups: data sets; columns of one share its demand.
+        nested: each data set has one horizon only, so that a scenario can be left out.
 
     Returns:
         A bench of kind ``error``, complete, with three scenarios, four column and two model features.
@@ -32,6 +35,8 @@ def generate_scenarios(seed: int, models: int = 20, columns: int = 24, groups: i
     demand = rng.normal(size=(groups, 3))
     owner = np.sort(np.arange(columns) % groups)
     horizon = np.array([int((owner[:j] == owner[j]).sum()) % 3 for j in range(columns)])
+    if nested:
+        horizon = owner % 3
     level = rng.normal(size=groups)[owner] + 0.2 * horizon
     noise = rng.normal(size=(models, columns)) * 0.03
     tilt = 0.1 * horizon[None, :] * skill[:, :1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,8 +40,10 @@ def charts(
         attention: ``(Q, C)`` over the remembered columns.
     """
     yield "assignment", assignment_table(bench, part, columns, score, attention)
-    yield "regret_by_rule", regret_bars(regret_by_rule(bench, part, columns, score))
-    yield "calibration", calibration(bench, columns, quantiles)
+    title = f"test part {part.name} only: {len(columns)} of {len(bench.columns)} columns"
+    yield "regret_by_rule", regret_bars(regret_by_rule(bench, part, columns, score), title)
+    if not part.cold:
+        yield "calibration", calibration(bench, columns, quantiles)
     if bench.latency is not None and np.isfinite(bench.latency[:, list(columns)]).any():
         cost = np.nanmedian(np.where(np.isfinite(bench.latency), bench.latency, np.nan)[:, list(columns)], axis=1)
         yield "pareto", pareto(bench.models, score.mean(1), cost, "score (lower is better)")
@@ -60,8 +63,8 @@ def regret_by_rule(bench: Bench, part: Split, columns: Sequence[int], score: Arr
     return table
 
 
-def regret_bars(table: Mapping[str, float]) -> Any:
-    """One bar per rule, the best first."""
+def regret_bars(table: Mapping[str, float], title: str = "") -> Any:
+    """One bar per rule, the best first; the title says which columns were measured."""
     drawn = figure(5.5, 0.6 + 0.4 * max(len(table), 1))
     axes = drawn.subplots()
     names = sorted(table, key=lambda n: (table[n], n))
@@ -70,6 +73,7 @@ def regret_bars(table: Mapping[str, float]) -> Any:
     axes.invert_yaxis()
     axes.set_xlabel("regret of the first choice (%, points for accuracies)")
     axes.margins(x=0.12)
+    axes.set_title(title, fontsize=9)
     return drawn
 
 
@@ -98,16 +102,33 @@ def front(score: Array, cost: Array) -> NDArray[np.intp]:
     return np.array(found, dtype=np.intp)
 
 
-def pareto(models: Sequence[str], score: Array, cost: Array, label: str, limit: float | None = None) -> Any:
-    """Score against latency with the front, and the limit where one is given."""
+def pareto(
+    models: Sequence[str], score: Array, cost: Array, label: str, limit: float | None = None,
+    starred: Sequence[bool] | None = None,
+) -> Any:  # fmt: skip
+    """Score against latency with the front and the limit where one is given.
+
+    Args:
+        models: ``(N,)`` names.
+        score: ``(N,)``, lower is better.
+        cost: ``(N,)`` milliseconds, NaN unknown.
+        label: of the score's axis.
+        limit: of latency.
+        starred: ``(N,)`` the front in more than these two axes (an answer's stars); all names are then written.
+    """
     drawn = figure(6, 4.2)
     axes = drawn.subplots()
     known, best = np.isfinite(cost), front(score, cost)
+    red = best if starred is None else np.flatnonzero(np.asarray(starred, dtype=bool) & known)
     axes.scatter(cost[known], score[known], s=16, color="#8c9bb0")
     axes.step(cost[best], score[best], where="post", color="#c44e52", linewidth=1)
-    axes.scatter(cost[best], score[best], s=22, color="#c44e52", zorder=3)
-    for i in best:
+    axes.scatter(cost[red], score[red], s=30, color="#c44e52", zorder=3, marker="o" if starred is None else "*")
+    for i in best if starred is None else np.flatnonzero(known):
         axes.annotate(models[i], (cost[i], score[i]), textcoords="offset points", xytext=(4, 4), fontsize=7)
+    if starred is not None:
+        axes.set_title(
+            "stars: none better in score, latency and parameters at once; line: in the two drawn", fontsize=8
+        )
     if limit is not None:
         axes.axvline(limit, color="0.3", linestyle="--", linewidth=1)
     if known.any() and (cost[known] > 0).all():
@@ -143,28 +164,47 @@ def assignment_table(bench: Bench, part: Split, columns: Sequence[int], score: A
 
 
 def table_figure(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """Text cells as a figure; long texts are cut."""
-    cells = [[text if len(text) <= 46 else text[:43] + "..." for text in row] for row in rows]
-    drawn = figure(11, 0.7 + 0.32 * max(len(cells), 1))
+    """Text cells as a figure; long texts are wrapped, rows as high as their lines."""
+    cells = [[textwrap.fill(text, 72) for text in row] for row in rows]
+    lines = [max((cell.count("\n") + 1 for cell in row), default=1) for row in cells]
+    total = sum(lines) + 1
+    drawn = figure(12, 0.5 + 0.2 * max(total + len(cells), 3))
     axes = drawn.subplots()
     axes.axis("off")
-    drawn_table = axes.table(cellText=cells or [[""] * len(heads)], colLabels=list(heads), loc="center", cellLoc="left")
+    drawn_table = axes.table(
+        cellText=cells or [[""] * len(heads)], colLabels=list(heads), cellLoc="left", bbox=[0, 0, 1, 1]
+    )
     drawn_table.auto_set_font_size(False)
     drawn_table.set_fontsize(7.5)
     drawn_table.auto_set_column_width(list(range(len(heads))))
+    for (row, _), cell in drawn_table.get_celld().items():
+        cell.set_height(((lines[row - 1] if 0 < row <= len(lines) else 1) + 0.6) / (total + 0.6 * (len(cells) + 1)))
     return drawn
+
+
+_MOST = 20
+"""Rejections drawn; more are counted in the last row."""
+
+
+def answer_rows(answer: Mapping[str, Any]) -> list[list[str]]:
+    """Choices with their evidence, then rejections with their reasons; those left out are counted."""
+    rows = [
+        [f"{c['rank']}. {c['model']}" + (" *" if c["pareto"] else ""), c["dataset"], f"{c['predicted']:.5g}",
+         "; ".join(f"{e['dataset']} {e['value']:.4g} ({e['source']})" for e in c["evidence"])]
+        for c in answer["choices"]
+    ]  # fmt: skip
+    rejected = answer["rejected"]
+    rows += [[f"rejected: {r['model']}", r["dataset"], "", r["reason"]] for r in rejected[:_MOST]]
+    if len(rejected) > _MOST:
+        rows.append([f"rejected: {len(rejected) - _MOST} more", "", "", "septet assign --explain lists all"])
+    return rows
 
 
 def answer_charts(answer: Mapping[str, Any], limit: float | None) -> Iterator[tuple[str, Any]]:
     """Pictures of an answer of ``septet assign``: choices and rejections with reasons, and the Pareto plot."""
-    rows = [
-        [f"{c['rank']}. {c['model']}", c["dataset"], f"{c['predicted']:.5g}",
-         "; ".join(f"{e['dataset']} {e['value']:.4g} ({e['source']})" for e in c["evidence"])]
-        for c in answer["choices"]
-    ]  # fmt: skip
-    rows += [[f"rejected: {r['model']}", r["dataset"], "", r["reason"]] for r in answer["rejected"][:10]]
-    yield "assignment", table_figure(["model", "data set", "value", "evidence or reason"], rows)
+    yield "assignment", table_figure(["model", "data set", "value", "evidence or reason"], answer_rows(answer))
     known = [c for c in answer["choices"] if c["latency_ms"] is not None]
     if known:
         score, cost = np.array([-c["utility"] for c in known]), np.array([c["latency_ms"] for c in known])
-        yield "pareto", pareto([c["model"] for c in known], score, cost, "utility lost (lower is better)", limit)
+        names, stars = [c["model"] for c in known], [bool(c["pareto"]) for c in known]
+        yield "pareto", pareto(names, score, cost, "utility lost (lower is better)", limit, stars)

@@ -47,6 +47,22 @@ def quantities(entries: Sequence[Mapping[str, Any]], device: str) -> dict[str, A
     }  # fmt: skip
 
 
+def candidate(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], device: str) -> dict[str, Any]:
+    """Quantities of one (data set, model): its own measurements first, else the model's over all its records.
+
+    Args:
+        entry: of the candidate.
+        entries: all of its model.
+        device: text that a record's device must contain for latency, memory and training time.
+
+    Returns:
+        As :func:`quantities`, and ``assumed``: the names taken from the model's other records.
+    """
+    own, wide = quantities([entry], device), quantities(entries, device)
+    assumed = [k for k in own if k != "stars" and own[k] is None and wide[k] is not None]
+    return {**own, **{k: wide[k] for k in (*assumed, "stars")}, "assumed": assumed}
+
+
 def rejection(found: Mapping[str, Any], limits: Mapping[str, float], licence: str) -> str | None:
     """Why a candidate breaks a limit, with both numbers; None if it does not."""
     for limit, quantity in QUANTITIES.items():
@@ -55,7 +71,8 @@ def rejection(found: Mapping[str, Any], limits: Mapping[str, float], licence: st
             if value is None:
                 return f"{quantity} unknown"
             if value > limits[limit]:
-                return f"{quantity} {value:.6g} > {limits[limit]:.6g} ({limit})"
+                where = ", median over the model's records" if quantity in found.get("assumed", ()) else ""
+                return f"{quantity} {value:.6g} > {limits[limit]:.6g} ({limit}{where})"
     if licence == "permissive" and found["licence"] is None:
         return "licence unknown"
     if licence == "permissive" and found["licence"] not in PERMISSIVE:
@@ -64,20 +81,21 @@ def rejection(found: Mapping[str, Any], limits: Mapping[str, float], licence: st
 
 
 def relaxation(
-    table: Mapping[str, Mapping[str, Any]], limits: Mapping[str, float], licence: str
+    candidates: Sequence[Mapping[str, Any]], limits: Mapping[str, float], licence: str
 ) -> dict[str, Any] | None:
-    """The nearest single limit that admits a candidate, and the value it would need."""
+    """The nearest single limit that admits one of the candidates, and the value it would need (never a tighter one)."""
     found = []
     for limit, bound in limits.items():
         rest = {k: v for k, v in limits.items() if k != limit}
-        values = [q[QUANTITIES[limit]] for q in table.values() if rejection(q, rest, licence) is None]
-        known = [v for v in values if v is not None]
+        values = [q[QUANTITIES[limit]] for q in candidates if rejection(q, rest, licence) is None]
+        known = [v for v in values if v is not None and v > bound]
         if known:
             found.append((min(known) / bound if bound else math.inf, limit, min(known)))
     if found:
         _, limit, value = min(found)
-        return {"limit": limit, "value": round(float(value), 9)}
-    if licence == "permissive" and any(rejection(q, limits, "any") is None for q in table.values()):
+        rounded = round(float(value), 9)
+        return {"limit": limit, "value": rounded if rounded >= value else rounded + 1e-9}
+    if licence == "permissive" and any(rejection(q, limits, "any") is None for q in candidates):
         return {"limit": "licence", "value": "any"}
     return None
 

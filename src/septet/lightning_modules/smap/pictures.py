@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,11 @@ from septet.lightning_modules.smap.model import Prediction
 
 
 def test_pictures(bench: Bench, part: Split, query: Query, found: Prediction) -> Iterator[tuple[str, Any]]:
-    """Name and figure of each picture of a test batch."""
+    """Name and figure of each picture of a test batch; of a cold test, only the cold models' results are drawn."""
+    if part.cold:
+        values = bench.values.copy()
+        values[:, query.columns.tolist()] = query.raw.cpu().numpy()
+        bench = dataclasses.replace(bench, values=values)
     score = found.score.detach().cpu().double().numpy()
     yield "scores", _scores(bench, query, score)
     attention = found.attention.detach().cpu().mean(0).numpy()
@@ -36,12 +41,13 @@ def _scores(bench: Bench, query: Query, score: np.ndarray) -> Any:  # type: igno
             continue
         best = raw[seen].min()
         relative = raw / best if bench.kind == "error" else raw - best
-        axes.scatter(score[seen, q], relative[seen], s=14, alpha=0.7, label=bench.columns[j])
         pick = int(np.argmin(np.where(seen, score[:, q], np.inf)))
-        axes.annotate(bench.models[pick], (score[pick, q], relative[pick]), fontsize=7)
+        dots = axes.scatter(score[seen, q], relative[seen], s=14, alpha=0.7)
+        axes.scatter(score[pick, q], relative[pick], s=60, marker="*", color=dots.get_facecolor()[0], edgecolor="0.2",
+                     label=f"{bench.columns[j]}: {bench.models[pick]}")  # fmt: skip
     axes.set_xlabel("score (lower is better)")
     axes.set_ylabel("result / best result" if bench.kind == "error" else "accuracy below the best")
-    axes.set_title("choice against measurement, columns left out")
+    axes.set_title("choice (star) against measurement, columns left out")
     axes.legend(fontsize=7)
     return drawn
 

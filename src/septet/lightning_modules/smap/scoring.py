@@ -143,7 +143,8 @@ def owned_metrics(bench: Bench, predictions: Any, protocol: str) -> list[tuple[s
         bench: the table.
         predictions: ``(M, C)`` scores, lower better (a column of NaN is left out), or {column: scores ``(M,)``}.
         protocol: lodo, loso, folds, ...: loso averages within scenarios, folds takes each column alone and adds
-            auc1, mrr1, ndcg1; every other averages within groups.
+            auc1, mrr1, ndcg1; every other averages within groups; cold counts only models with a prediction (the
+            cold ones: NaN for the others).
 
     Raises:
         ValueError: a shape that does not fit the bench.
@@ -155,7 +156,10 @@ def owned_metrics(bench: Bench, predictions: Any, protocol: str) -> list[tuple[s
         predictions = {j: array[:, j] for j in range(array.shape[1]) if not np.isnan(array[:, j]).all()}
     rows = []
     for j, scores in predictions.items():
-        row = column_metrics(bench.values[:, j], scores, bench.kind)
+        raw = bench.values[:, j]
+        if protocol == "cold":
+            raw = np.where(np.isfinite(scores), raw, np.nan)
+        row = column_metrics(raw, scores, bench.kind)
         if row is None:
             continue
         if protocol == "folds":

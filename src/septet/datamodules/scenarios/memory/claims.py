@@ -31,7 +31,15 @@ class Claims:
         self._store.close()
 
     def claim(self, key: str, owner: str, lease_s: float = 3600.0) -> str:
-        """Ask for the right to produce a key: ``won``, ``hit`` (there is a result) or ``busy`` (another's lease)."""
+        """Ask for the right to produce a key: ``won``, ``hit`` (there is a result) or ``busy`` (another's lease).
+
+        Raises:
+            ValueError: an empty key or owner, or a lease that is not positive.
+        """
+        if not key or not owner:
+            raise ValueError(f"key {key!r} and owner {owner!r}: both must be non-empty text")
+        if not lease_s > 0:
+            raise ValueError(f"lease_s is {lease_s}; a lease lasts some seconds")
         now = self.clock()
         with self._store.write() as db:
             row = db.execute(

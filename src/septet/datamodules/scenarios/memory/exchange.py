@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-from septet.datamodules.scenarios.memory.observations import Observations, dump, newer
-from septet.datamodules.scenarios.memory.spool import IngestReport, MergeReport, read_spool
+from septet.datamodules.scenarios.memory.observations import Observations, dump
+from septet.datamodules.scenarios.memory.spool import IngestReport, MergeReport, SpoolLine, read_spool
+from septet.datamodules.scenarios.records import newer
 
 PRECEDENCE = ("claimed", "failed", "stale", "done", "quarantined", "retracted")
 """States in rising order: of two merged ones the higher stays."""
+_LOCKED = ("quarantined", "retracted")
 
 
 class Exchange(Observations):
@@ -72,38 +76,61 @@ class Exchange(Observations):
         return new, duplicate, conflicts
 
     def ingest(self, folder: str | Path) -> IngestReport:
-        """Take in every ``*.jsonl`` of a spool folder; bad lines go to ``rejected/``; twice equals once."""
+        """Take in every ``*.jsonl`` of a spool folder, or one such file; bad lines go to ``rejected/`` beside them.
+
+        Twice equals once. An exported line brings its observations, and its state by :data:`PRECEDENCE`.
+        """
         folder = Path(folder)
-        if not folder.is_dir():
+        if not folder.exists():
             raise ValueError(f"no spool folder {folder}")
-        read = new = duplicate = rejected = 0
-        for path in sorted(folder.glob("*.jsonl")):
-            bad = []
+        total = IngestReport(0, 0, 0, 0)
+        for path in [folder] if folder.is_file() else sorted(folder.glob("*.jsonl")):
+            bad: list[str] = []
             with self._store.write():
-                for number, line, record, problem in read_spool(path):
-                    read += 1
-                    if record is not None:
-                        try:
-                            fresh = self._write(record)[1]
-                        except ValueError as error:
-                            problem = str(error)
-                        else:
-                            new, duplicate = new + fresh, duplicate + (not fresh)
-                            continue
-                    rejected += 1
-                    bad.append(dump({"line": number, "problem": problem, "text": line}))
+                for line in read_spool(path):
+                    counts = self._ingest_line(line, bad)
+                    total = IngestReport(*(a + b for a, b in zip(total, counts, strict=True)))
             if bad:
-                target = folder / "rejected" / path.name
+                target = path.parent / "rejected" / path.name
                 target.parent.mkdir(exist_ok=True)
                 target.write_text("\n".join(bad) + "\n", encoding="utf-8")
-        return IngestReport(read, new, duplicate, rejected)
+        return total
+
+    def _ingest_line(self, line: SpoolLine, bad: list[str]) -> tuple[int, int, int, int]:
+        """Read, new, duplicate and rejected of one line; a rejected one is added to ``bad``."""
+        new = duplicate = 0
+        problem = line.problem
+        for record in line.records:
+            state = record.get("state", "done")
+            try:
+                key, fresh = self._write({k: v for k, v in record.items() if k != "state" or state not in _LOCKED})
+                if state in _LOCKED:
+                    self._raise(key, state)
+            except ValueError as error:
+                problem = str(error)
+            else:
+                new, duplicate = new + fresh, duplicate + (not fresh)
+        if problem:
+            bad.append(dump({"line": line.number, "problem": problem, "text": line.text}))
+        rejected = len(line.records) - new - duplicate if line.records else int(bool(problem))
+        return new + duplicate + rejected, new, duplicate, rejected
+
+    def _raise(self, key: str, state: str) -> None:
+        """Give a key a state of an import unless its own ranks higher."""
+        own = self._store.db.execute("SELECT state FROM keys WHERE key = ?", (key,)).fetchone()[0]
+        if PRECEDENCE.index(state) > PRECEDENCE.index(own):
+            self._set(key, state, "imported")
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Every entry but claims, by key."""
+        keys = [k for (k,) in self._store.db.execute("SELECT key FROM keys WHERE state != 'claimed' ORDER BY key")]
+        return (entry for key in keys if (entry := self.get(key)) is not None)
 
     def export(self, path: str | Path) -> int:
         """Write every entry but claims as canonical JSON Lines sorted by key; returns their number."""
-        keys = [k for (k,) in self._store.db.execute("SELECT key FROM keys WHERE state != 'claimed' ORDER BY key")]
-        text = "".join(dump(self.get(key)) + "\n" for key in keys)
-        Path(path).write_text(text, encoding="utf-8")
-        return len(keys)
+        lines = [dump(entry) + "\n" for entry in self.entries()]
+        Path(path).write_text("".join(lines), encoding="utf-8")
+        return len(lines)
 
     def snapshot(self, path: str | Path) -> None:
         """A consistent copy of the store in one new file.

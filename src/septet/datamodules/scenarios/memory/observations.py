@@ -12,6 +12,7 @@ from septet.datamodules.scenarios.records import (
     canonical_block,
     canonical_json,
     canonical_key,
+    newer,
     observation_id,
     pool,
     validate_record,
@@ -127,9 +128,3 @@ def _entry(key: str, row: Any, observations: list[dict[str, Any]]) -> dict[str, 
     record = json.loads(row[4]) if row[4] else None
     return {"key": key, "state": row[0], "n": row[1], "mean": row[2], "std": row[3], "record": record,
             "observations": observations}  # fmt: skip
-
-
-def newer(record: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    """Whether a ledger row's later evaluation replaces an observation."""
-    a, b = record["provenance"], old["provenance"]
-    return bool(a.get("run_id") and a.get("when") and b.get("when") and str(a["when"]) > str(b["when"]))

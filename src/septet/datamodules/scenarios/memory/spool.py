@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from septet.datamodules.scenarios.records import validate_record
+from septet.datamodules.scenarios.records import expand, validate_record
 
 
 class MergeReport(NamedTuple):
@@ -49,13 +49,22 @@ def write_spool(records: Iterable[Mapping[str, Any]], folder: str | Path, run_id
     return target
 
 
-def read_spool(path: Path) -> Iterator[tuple[int, str, dict[str, Any] | None, str]]:
-    """Number, text, record (None if bad) and problem of each line."""
+class SpoolLine(NamedTuple):
+    """One line: its records (several for an exported entry), or the problem with it."""
+
+    number: int
+    text: str
+    records: list[dict[str, Any]]
+    problem: str
+
+
+def read_spool(path: Path) -> Iterator[SpoolLine]:
+    """The lines of a file that are not blank."""
     for number, raw in enumerate(path.read_bytes().splitlines(), 1):
         line = raw.decode("utf-8", errors="replace")
         if not line.strip():
             continue
         try:
-            yield number, line, validate_record(json.loads(line)), ""
+            yield SpoolLine(number, line, expand(json.loads(line)), "")
         except ValueError as error:
-            yield number, line, None, str(error)
+            yield SpoolLine(number, line, [], str(error))

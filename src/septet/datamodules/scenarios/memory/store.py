@@ -52,6 +52,8 @@ class Store:
             self._create(db)
 
     def _check_file(self) -> None:
+        if self.path.is_dir():
+            raise ValueError(f"{self.path} is a folder; a store is one file, such as {self.path / 'store.sqlite'}")
         if not self.path.is_file() or self.path.stat().st_size == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             return
@@ -63,7 +65,10 @@ class Store:
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{self.path} is not a mnemonic center: {error}") from error
         if application != _APPLICATION:
-            raise ValueError(f"{self.path} is a foreign SQLite file, not a mnemonic center; choose another path")
+            raise ValueError(
+                f"{self.path} is a foreign SQLite file, not a mnemonic center; choose another path "
+                "(a run ledger is given as --ledger)"
+            )
         if version > SCHEMA:
             raise ValueError(f"{self.path} has schema {version}, this Septet reads {SCHEMA}; upgrade Septet")
 

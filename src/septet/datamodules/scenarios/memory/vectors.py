@@ -22,11 +22,16 @@ class Vectors(Claims):
 
         Raises:
             ValueError: lengths, or vectors that are not finite.
+            KeyError: a key that the store does not hold.
         """
         array = np.ascontiguousarray(vectors, dtype=np.float32)
         if array.ndim != 2 or len(array) != len(keys) or not np.isfinite(array).all():
             raise ValueError(f"vectors {array.shape} must be finite, one row for each of the {len(keys)} keys")
         with self._store.write() as db:
+            held = {k for (k,) in db.execute("SELECT key FROM keys")}
+            unknown = next((k for k in keys if k not in held), None)
+            if unknown is not None:
+                raise KeyError(unknown)
             db.execute("DELETE FROM vectors WHERE generation != ?", (generation,))
             rows = ((k, generation, v.tobytes()) for k, v in zip(keys, array, strict=True))
             db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
