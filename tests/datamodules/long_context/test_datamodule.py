@@ -1,8 +1,11 @@
+import re
+
 import pytest
 import torch
 from tests.support.paths import shared_data
 
 from septet.datamodules.long_context import LongContextText
+from septet.datamodules.long_context.lessons import lesson, varied
 from septet.datamodules.long_context.recall import (
     CURRICULUM,
     IGNORE,
@@ -12,6 +15,7 @@ from septet.datamodules.long_context.recall import (
     repeated_pairs,
     training_batch,
 )
+from septet.datamodules.long_context.synthetic import needle_samples
 
 
 def test_needle_batch():
@@ -87,6 +91,39 @@ def test_needle_training_batches():
     first, second = list(data.train_dataloader())
     assert first["input_ids"].shape[0] == 3
     assert not torch.equal(first["labels"][:, -10:], second["labels"][:, -10:])
+    assert first["attention_mask"].all(), "blank lines level the rows"
+
+
+def test_needle_curriculum_has_longer_texts_and_varied_ones():
+    data = LongContextText(
+        "needle", context_length=[400, 900], batch_size=2, haystack="pairs", needle="uuids", n_questions=3
+    )
+    assert data.advance(0.97) is False
+    short = data.training_batch(0, 0)
+    assert len(short["input_ids"]) == 4, "as many characters a batch as at the last length"
+    assert data.advance(0.99) is False
+    assert data.stage == 1
+    assert data.training_batch(0, 0)["input_ids"].shape[1] > short["input_ids"].shape[1]
+    kinds = [varied(200, 900, seed) for seed in range(50)]
+    assert {kind.needle for kind in kinds} == {"numbers", "words", "uuids"}
+    assert all(200 <= kind.length <= 900 and kind.n_pairs * 115 <= max(115, kind.length) for kind in kinds)
+    assert data.advance(0.99) is False
+    assert data.advance(0.999) is True
+
+
+def test_a_lesson_labels_answers_and_what_follows_of_repeated_keys():
+    sample = needle_samples(1, length=600, haystack="pairs", needle="uuids", seed=3)[0]
+    prefix = "The {type} for {key} is"
+    ids, labels = lesson(sample, sample.prompt, prefix, "uuids", 2, 0, lambda text: list(text.encode()))
+    text = bytes(ids.tolist()).decode()
+    first = f"{sample.prompt} The uuid for {sample.key} is {sample.answer}"
+    assert text.startswith(f"{first}\nWhat is the special magic uuid for ")
+    key, value = next(pair for pair in re.findall(r"for (\S+) is: (\S+)\.", sample.context) if pair[1] == text[-36:])
+    assert key != sample.key
+    shown = bytes(label if label >= 0 else 46 for label in labels.tolist()).decode()
+    assert [piece for piece in re.split(r"\.+", shown) if piece] == [
+        sample.key, f" {sample.answer}", key[8:], key, f" {value}"
+    ]  # fmt: skip
 
 
 def test_long_prompts_lose_their_middle_with_one_warning():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from septet.kernels.cache.hf import check_model, compressed_cache
-from septet.kernels.policies import CAKE, AdaKV, FullCache, SnapKV
+from septet.kernels.policies import CAKE, AdaKV, DuoAttention, FullCache, SnapKV
 from septet.lightning_modules.cake.generation import generate
 from septet.lightning_modules.cake.model import CausalLM
 from septet.lightning_modules.cake.pretrained import config_from_hf
@@ -119,6 +119,28 @@ def test_refusals():
         check_model(transformers.MistralConfig(**SIZES, sliding_window=64))
     with pytest.raises(ValueError, match="'gpt2' is not supported"):
         check_model(transformers.GPT2Config())
+
+
+def test_a_cache_serves_one_generate_call():
+    model, _ = build("Llama")
+    ids = torch.randint(2, 97, (1, 90), generator=torch.Generator().manual_seed(3))
+    options = {"max_new_tokens": 4, "do_sample": False, "past_key_values": compressed_cache(model, CAKE(32, window=8))}
+    first = model.generate(ids, **options).tolist()
+    with pytest.raises(ValueError, match="it serves one: make a new one with compressed_cache"):
+        model.generate(ids, **options)
+    options["past_key_values"].reset()
+    assert model.generate(ids, **options).tolist() == first
+
+
+def test_policies_are_checked_before_the_model_is_switched():
+    model, _ = build("Llama")
+    before = model.config._attn_implementation
+    for wrong in ("cake", {"name": "cake"}, ["cake", "full"]):
+        with pytest.raises(TypeError, match=r"make it with build_policy\("):
+            compressed_cache(model, wrong)
+    with pytest.raises(ValueError, match="the head table has 2 layers, the model 3"):
+        compressed_cache(model, DuoAttention([[1, 0]] * 2))
+    assert model.config._attn_implementation == before
 
 
 class NoGroups:

@@ -9,7 +9,7 @@ import torch
 from septet.kernels.cache import CompressedCache, RaggedLayer, RecordedPrompt
 from septet.kernels.cache import hf as bridge
 from septet.kernels.cache.hf import attention_forward, check_model, compressed_cache, left_pads
-from septet.kernels.policies import FullCache, SnapKV
+from septet.kernels.policies import DuoAttention, FullCache, HeadKV, SnapKV
 
 
 def prefilled(length=6):
@@ -36,6 +36,20 @@ def test_a_recorded_prompt_takes_one_prompt():
         record.next_positions(1)
 
 
+@pytest.mark.parametrize("table", [[[1] * 4] * 2, [[1] * 2] * 3])
+def test_head_tables_of_another_model(table):
+    """Refused when the cache is made, not only by a prompt that is long enough to be trimmed."""
+    for policy in (DuoAttention(table), HeadKV(table)):
+        with pytest.raises(ValueError, match=r"the head table has (4|3) (heads|layers), the model 2"):
+            CompressedCache(policy, 2, 2)
+
+
+def test_names_are_no_policies():
+    for wrong in ("cake", {"name": "cake"}, [FullCache(), "cake"]):
+        with pytest.raises(TypeError, match=r"is no policy but may name one; make it with build_policy\("):
+            CompressedCache(wrong, 1, 2, 2)
+
+
 def test_positions_of_the_wrong_shape():
     parts = [[torch.randn(3, 4)]]
     with pytest.raises(ValueError, match=r"sequence 0, head 0: \(2,\) positions for 3 keys"):
@@ -47,8 +61,9 @@ def test_masks_of_another_prompt():
         left_pads(torch.ones(1, 9), 6)
     with pytest.raises(ValueError, match=r"set tokenizer.padding_side = 'left'"):
         left_pads(torch.tensor([[1, 1, 0]]), 3)
-    with pytest.raises(ValueError, match=r"set tokenizer.padding_side = 'left'"):
-        left_pads(torch.tensor([[1, 0, 1]]), 3)
+    for hole in ([1, 0, 1], [0, 1, 0, 1, 1]):
+        with pytest.raises(ValueError, match="hides tokens inside a prompt; only padding on the left can be masked"):
+            left_pads(torch.tensor([hole]), len(hole))
     with pytest.raises(ValueError, match=r"set tokenizer.padding_side = 'left'"):
         left_pads(torch.zeros(1, 3), 3)
     assert left_pads(torch.ones(2, 3), 3) is None

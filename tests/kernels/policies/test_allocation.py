@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from hypothesis import strategies as st
 
 from septet.kernels.policies import CAKE, allocate, headkv_table, preference, replay
 from septet.kernels.policies.allocation import pyramid_budget
+from septet.kernels.policies.scores import LayerScore
 
 PREFERENCES = st.lists(
     st.one_of(st.just(0.0), st.floats(1e-12, 1e12), st.integers(0, 5).map(float)), min_size=1, max_size=9
@@ -53,6 +56,35 @@ def test_cascade_equals_one_shot(sharpness, capacity, seed):
         for head in range(2):
             assert results[0].kept[layer][0][head].tolist() == results[1].kept[layer][0][head].tolist()
     assert (results[0].stage_budgets[0, -1] == results[1].stage_budgets[0, -1]).all()
+
+
+@dataclass(frozen=True)
+class Given(CAKE):
+    """CAKE with given preferences and scores, ties included, in place of those of an attention."""
+
+    given: tuple[float, ...] = ()
+    seed: int = 0
+
+    def preferences(self, scores):
+        return list(self.given[: len(scores)])
+
+    def score(self, query, key, layer, heads):
+        generator = torch.Generator().manual_seed(self.seed * 1_009 + layer)
+        return LayerScore(torch.randint(7, (key.shape[1], key.shape[2] - self.window), generator=generator).float())
+
+
+@settings(deadline=None, max_examples=150)
+@given(PREFERENCES, st.integers(3, 70), st.integers(0, 30), st.integers(0, 2**31))
+def test_cascade_equals_one_shot_for_any_preferences(values, capacity, floor, seed):
+    """Spec, section 7.2: trimming after every layer keeps what one trim at the end keeps, and no budget ever grows."""
+    q, k = torch.ones(len(values), 1, 2, 40, 2), torch.ones(len(values), 1, 2, 40, 2)
+    options = {"window": 2, "given": tuple(values), "seed": seed, "min_layer_budget": min(floor, capacity - 2)}
+    cascade, once = (replay(Given(capacity, cascade=mode, **options), q, k) for mode in (True, False))
+    for ours, theirs in zip(cascade.kept, once.kept, strict=True):
+        assert [head.tolist() for head in ours[0]] == [head.tolist() for head in theirs[0]]
+    for layer in range(len(values)):
+        stored = cascade.stage_lengths[0, layer:, layer]
+        assert (stored.diff() <= 0).all()
 
 
 def test_allocate_with_huge_and_tiny_preferences():

@@ -60,6 +60,34 @@ def test_folders_without_weights_or_packages(tmp_path, monkeypatch):
         pretrained.LazyTensors(tmp_path)
 
 
+def test_broken_files_are_named(tmp_path):
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text('{"model_type": "llama", ')
+    with pytest.raises(ValueError, match=r"config.json cannot be read: ") as caught:
+        pretrained.load_pretrained(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"model.safetensors cannot be read: .*; fetch it again"):
+        pretrained.load_pretrained(str(tmp_path))
+
+
+def test_progress_bars_stay_out_of_logs(monkeypatch):
+    pytest.importorskip("gguf")
+    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers.utils import logging
+
+    before = gguf.tqdm, logging.is_progress_bar_enabled()
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: False))
+    with pretrained._quiet_bars():
+        assert gguf.tqdm([1]).disable
+        assert not logging.is_progress_bar_enabled()
+    assert (gguf.tqdm, logging.is_progress_bar_enabled()) == before
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: True))
+    with pretrained._quiet_bars():
+        assert gguf.tqdm is before[0]
+
+
 def test_batches_beyond_a_plan():
     model = CausalLM(DecoderConfig(31, 32, 48, 1, 4, 2))
     model.shard = SimpleNamespace(batch_size=1)

@@ -4,8 +4,10 @@ import argparse
 import hashlib
 import json
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 
+from septet.datamodules.long_context.checks import SOURCES
 from septet.datamodules.long_context.synthetic import HAYSTACKS, NEEDLES, needle_samples
 
 SHA256 = {
@@ -34,7 +36,9 @@ def main(action: str, argv: list[str]) -> int:
     if action == "verify":
         return _verify(root)
     print("long_context needs no preparation: the prompts are generated, the files are read as they are.")
-    print(f"Real files go to {root}; their sources and licences are named in ORIGIN.md.")
+    print(f"Real files go to {root}:")
+    for name, source in SOURCES.items():
+        print(f"  {name:<24} {source}")
     return 0
 
 
@@ -44,13 +48,17 @@ def _verify(root: Path) -> int:
     for name, expected in SHA256.items():
         path = root / name
         if not path.is_file():
-            print(f"missing  {path} (see ORIGIN.md for its source)")
+            print(f"missing  {path} ({_source(name)})")
             status = 1
             continue
         same = hashlib.sha256(path.read_bytes()).hexdigest() == expected
         print(f"{'ok     ' if same else 'differs'}  {path}")
         status = status if same else 1
     return status
+
+
+def _source(name: str) -> str:
+    return next(source for pattern, source in SOURCES.items() if fnmatch(name, pattern))
 
 
 def _generate(parser: argparse.ArgumentParser, argv: list[str]) -> int:
@@ -63,6 +71,8 @@ def _generate(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     parser.add_argument("--text", type=Path, help="source of the text haystack")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
+    if options.haystack == "text" and (options.text is None or not options.text.is_file()):
+        parser.error(f"haystack text needs --text FILE, for example tinyshakespeare.txt; got {options.text}")
     text = options.text.read_text(encoding="utf-8") if options.text else None
     samples = needle_samples(
         options.num,

@@ -10,12 +10,15 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from septet.datamodules.long_context import recall
-from septet.datamodules.long_context.readers import Sample, read_longbench, read_prompts, read_ruler
-from septet.datamodules.long_context.synthetic import HAYSTACKS, NEEDLES, needle_samples
+from septet.datamodules.long_context.checks import check_names, check_sizes
+from septet.datamodules.long_context.lessons import FINISHED, PASSED, Kind, lesson, level, varied
+from septet.datamodules.long_context.readers import Sample, read_haystack, read_longbench, read_prompts, read_ruler
+from septet.datamodules.long_context.synthetic import needle_samples
 from septet.datamodules.long_context.tokenizers import Tokenizer, make_tokenizer
 from septet.datamodules.resume import ResumableBatches, ResumableLoader
 
-TASKS = ("recall", "needle", "ruler_jsonl", "longbench_jsonl")
+PREDICT_TOKENS = 64
+"""Generation length of a user's own prompts, whether or not they come with answers."""
 Batch = dict[str, Any]
 _BLANK: Batch = {"depth": float("nan"), "answers": (), "prefix": "", "all_classes": (), "max_new_tokens": 0}
 
@@ -32,7 +35,9 @@ class LongContextText(LightningDataModule):
         task: "recall", "needle", "ruler_jsonl" or "longbench_jsonl".
         root: file of the JSONL tasks; folder or file of ``tinyshakespeare.txt`` for the "text" haystack.
         tokenizer: "bytes", a model folder, or "smollm2" (recall has a vocabulary of its own).
-        context_length: tokens of a prompt at most, or a list of them.
+        context_length: tokens of a prompt at most, or a list of them; needle training with a list starts at the
+            shortest and goes on when an epoch's accuracy reaches .98, with as many tokens a batch; every other batch
+            then has a length, haystack and needle at random.
         depths: places of the needle, used in turn; None: uniform.
         haystack: "noise", "pairs" or "text".
         batch_size: sequences of an evaluation batch, and of training except in recall's curriculum.
@@ -42,14 +47,15 @@ class LongContextText(LightningDataModule):
         needle: "numbers", "words" or "uuids".
         n_pairs: facts in a needle prompt.
         num_samples: prompts per context length.
-        n_questions: questions of a recall test.
+        n_questions: questions of a recall test, and of a training prompt of the needle task.
         listed: recall names the asked keys before it asks (False: the compression cannot know the questions).
         steps_per_epoch: training batches per epoch.
-        max_new_tokens: generation length; 0: what the benchmark says, or the longest answer.
+        workers: processes that prepare training batches.
+        max_new_tokens: generation length; 0: what the benchmark says, or the longest answer; 64 for own prompts.
         prompts: text or JSONL file for ``predict``.
 
     Raises:
-        ValueError: an unknown task, haystack or needle, no context length.
+        ValueError: an unknown task, haystack or needle, no context length or depth, sizes below one.
     """
 
     def __init__(
@@ -72,10 +78,15 @@ class LongContextText(LightningDataModule):
         steps_per_epoch: int = 25,
         max_new_tokens: int = 0,
         prompts: str | None = None,
+        workers: int = 0,
     ) -> None:
         super().__init__()
         self.lengths = [context_length] if isinstance(context_length, int) else list(context_length)
-        _check(task, haystack, needle, self.lengths)
+        check_names(task, haystack, needle)
+        check_sizes(
+            self.lengths, depths, batch_size=batch_size, num_samples=num_samples, n_pairs=n_pairs,
+            n_questions=n_questions, steps_per_epoch=steps_per_epoch, max_new_tokens=max_new_tokens or 1,
+        )  # fmt: skip
         self.task, self.root, self.tokenizer_name = task, root, tokenizer
         self.depths, self.haystack, self.batch_size, self.seed = depths, haystack, batch_size, seed
         self.chat_template, self.answer_prefix, self.needle, self.n_pairs = (
@@ -86,7 +97,7 @@ class LongContextText(LightningDataModule):
         )
         self.num_samples, self.n_questions, self.listed = num_samples, n_questions, listed
         self.steps_per_epoch, self.max_new_tokens, self.prompts = steps_per_epoch, max_new_tokens, prompts
-        self.stage = 0
+        self.stage, self.workers = 0, workers
         self._tokenizer: Tokenizer | None = None
         self._rows: dict[str, list[Batch]] = {}
         self._warned = False
@@ -101,13 +112,18 @@ class LongContextText(LightningDataModule):
         """Put the stage back."""
         self.stage = int(state_dict["stage"])
 
+    def _thresholds(self) -> list[float]:
+        """Accuracy that ends each stage of the curriculum; empty without one."""
+        if self.task == "recall":
+            return [stage.threshold for stage in recall.CURRICULUM]
+        several = self.task == "needle" and len(self.lengths) > 1
+        return [PASSED] * (len(self.lengths) - 1) + [FINISHED] if several else []
+
     def advance(self, accuracy: float) -> bool:
         """Go to the next stage if an epoch's training accuracy allows; True once the last stage is passed."""
-        if self.task != "recall":
-            return False
-        last = len(recall.CURRICULUM) - 1
-        passed = accuracy >= recall.CURRICULUM[self.stage].threshold
-        if passed and self.stage < last:
+        thresholds = self._thresholds()
+        passed = bool(thresholds) and accuracy >= thresholds[self.stage]
+        if passed and self.stage < len(thresholds) - 1:
             self.stage += 1
             return False
         return passed
@@ -131,6 +147,14 @@ class LongContextText(LightningDataModule):
         return () if self.task == "recall" else self.tokenizer.stop_ids
 
     @property
+    def largest_id(self) -> int:
+        """Largest token id that a model must know: of the fixed vocabularies, else found in the prompts so far."""
+        own = self.task == "recall" and "predict" not in self._rows
+        if own or self.tokenizer_name == "bytes":
+            return (recall.VOCABULARY if own else self.tokenizer.vocab_size) - 1
+        return max((int(row["ids"].max()) for rows in self._rows.values() for row in rows), default=0)
+
+    @property
     def num_test_rows(self) -> int:
         """Prompts of the test set (0 before ``setup``)."""
         return len(self._rows.get("test", ()))
@@ -139,6 +163,8 @@ class LongContextText(LightningDataModule):
         """Build the rows of a stage."""
         if stage == "predict" and self.prompts:
             self._rows["predict"] = [self._row(s, 0, i) for i, s in enumerate(read_prompts(self.prompts))]
+            for row in self._rows["predict"]:
+                row["max_new_tokens"] = self.max_new_tokens or PREDICT_TOKENS
             return
         seed = self.seed + {"fit": 500_000, "validate": 500_000}.get(stage, 0)
         key = "val" if stage in ("fit", "validate") else "test"
@@ -194,15 +220,7 @@ class LongContextText(LightningDataModule):
         return Sample(sample.prompt, (sample.answer,), "needle", sample.depth, prefix=prefix)
 
     def _text(self) -> str | None:
-        if self.haystack != "text":
-            return None
-        path = Path(self.root or "tinyshakespeare.txt")
-        file = path / "tinyshakespeare.txt" if path.is_dir() else path
-        if not file.is_file():
-            raise ValueError(
-                f"{file} does not exist; haystack 'text' reads tinyshakespeare.txt (see ORIGIN.md), set root"
-            )
-        return file.read_text(encoding="utf-8")
+        return read_haystack(self.root) if self.haystack == "text" else None
 
     def _characters(self, length: int, seed: int) -> int:
         """Context characters whose whole prompt has about 98 % of ``length`` tokens."""
@@ -237,7 +255,9 @@ class LongContextText(LightningDataModule):
             "prefix": sample.prefix,
             "sample": f"{sample.task}/{length}/{self.seed}/{index}",
             "all_classes": sample.all_classes,
-            "max_new_tokens": self.max_new_tokens or sample.max_new_tokens or (len(answer) + 4 if answer else 64),
+            "max_new_tokens": self.max_new_tokens
+            or sample.max_new_tokens
+            or (len(answer) + 4 if answer else PREDICT_TOKENS),
         }
 
     def _cut(self, ids: list[int], length: int) -> list[int]:
@@ -263,7 +283,7 @@ class LongContextText(LightningDataModule):
         if self.task not in ("recall", "needle"):
             raise ValueError(f"task {self.task!r} is for evaluation; train on 'recall' or 'needle'")
         batches = _Numbered(self.steps_per_epoch, 1, seed=self.seed)
-        return ResumableLoader(_Training(self), batches, collate_fn=_first)
+        return ResumableLoader(_Training(self), batches, num_workers=self.workers, collate_fn=_first)
 
     def _loader(self, key: str) -> DataLoader[Any]:
         return DataLoader(_Rows(self._rows[key]), batch_size=self.batch_size, shuffle=False, collate_fn=self.collate)
@@ -301,9 +321,37 @@ class LongContextText(LightningDataModule):
         """One training batch, a pure function of (seed, stage, epoch, index)."""
         if self.task == "recall":
             return dict(recall.training_batch(self.stage, epoch, index, self.seed))
+        lengths = sorted(self.lengths)
         seed = (self.seed + 1) * 7_919 + epoch * self.steps_per_epoch + index
-        samples = self._needles(self.batch_size, self.lengths[0], seed)
-        return self.collate([self._row(s, self.lengths[0], i) for i, s in enumerate(samples)])
+        whole = self._characters(lengths[self.stage], self.seed)
+        kind = Kind(whole, self.haystack, self.needle, self.n_pairs)
+        if len(lengths) > 1 and index % 2:
+            kind = varied(lengths[0] // 2, whole, seed)
+        tokens = lengths[self.stage] * kind.length // whole
+        return self._lessons(min(self.batch_size * lengths[-1] // tokens, max(64, self.batch_size)), kind, seed)
+
+    def _lessons(self, count: int, kind: Kind, seed: int) -> Batch:
+        """A training batch of prompts with several questions."""
+        options = {**kind._asdict(), "depth": self.depths, "seed": seed, "text": self._text()}
+        rows = []
+        for i, sample in enumerate(needle_samples(count, **options)):
+            text = self.tokenizer.chat(sample.prompt) if self.chat_template else sample.prompt
+            rows.append(
+                lesson(sample, text, self.answer_prefix, kind.needle, self.n_questions, seed + i, self.tokenizer.encode)
+            )
+        return self.collate(
+            [
+                {
+                    **_BLANK,
+                    "ids": ids,
+                    "labels": labels,
+                    "task": "needle",
+                    "length": kind.length,
+                    "sample": f"{seed}/{i}",
+                }
+                for i, (ids, labels) in enumerate(level(rows, self.tokenizer.encode("\n")))
+            ]
+        )
 
     # -- record -----------------------------------------------------------------------------------------------------
 
@@ -346,11 +394,3 @@ class _Rows(Dataset[Batch]):
 
 def _first(batches: list[Batch]) -> Batch:
     return batches[0]
-
-
-def _check(task: str, haystack: str, needle: str, lengths: list[int]) -> None:
-    for name, value, choices in (("task", task, TASKS), ("haystack", haystack, HAYSTACKS), ("needle", needle, NEEDLES)):
-        if value not in choices:
-            raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
-    if not lengths or min(lengths) < 1:
-        raise ValueError(f"context_length {lengths} must be one or more positive numbers")

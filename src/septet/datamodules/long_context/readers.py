@@ -1,11 +1,12 @@
 """JSONL readers: RULER, LongBench and a user's own prompts."""
 
 import json
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from septet.datamodules.long_context.checks import CONFIG_SOURCE, LONGBENCH_SOURCE, RULER_SOURCE, TEXT_SOURCE
 
 NO_CHAT = frozenset({"trec", "triviaqa", "samsum", "lsht", "lcc", "repobench-p"})
 """LongBench sets whose prompts are few-shot or code and take no chat template."""
@@ -37,50 +38,90 @@ class Sample:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows with their line numbers.
 
+    Args:
+        path: the file.
+        source: what to say about a missing file: where to get it.
+
     Raises:
-        ValueError: a missing file (with where to get it), or a malformed row (with file and line).
+        ValueError: a missing file (with its source), one that is no text, a malformed row (with file and line).
     """
+    for number, line in enumerate(_read_text(path, source).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
+        yield number, row
+
+
+def _read_text(path: Path, source: str) -> str:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it")
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; its source is named in ORIGIN.md of the long-context data")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
-            yield number, row
+        raise ValueError(f"{path} does not exist; {source}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text (byte {error.start}); convert it") from None
 
 
-def _field(row: dict[str, Any], name: str, path: Path, number: int) -> Any:
+def read_haystack(root: str | None) -> str:
+    """Natural text for the "text" haystack: ``tinyshakespeare.txt`` in the folder ``root``, or the file ``root``."""
+    path = Path(root or "tinyshakespeare.txt")
+    file = path / "tinyshakespeare.txt" if path.is_dir() else path
+    return _read_text(file, f"haystack 'text' reads tinyshakespeare.txt ({TEXT_SOURCE}); set root")
+
+
+def _field(row: dict[str, Any], name: str, path: Path, number: int) -> str:
+    """A text field."""
     if name not in row:
         raise ValueError(f"{path}, line {number}: the field {name!r} is missing")
-    return row[name]
+    if not isinstance(row[name], str):
+        raise ValueError(f"{path}, line {number}: {name!r} must be text, found {type(row[name]).__name__}")
+    return str(row[name])
+
+
+def _answers(row: dict[str, Any], name: str, path: Path, number: int) -> tuple[str, ...]:
+    """Expected strings: a string, or a list of at least one string or number."""
+    if name not in row:
+        raise ValueError(f"{path}, line {number}: the field {name!r} is missing")
+    found = [row[name]] if isinstance(row[name], str) else row[name]
+    if not isinstance(found, list) or not found or not all(isinstance(a, str | int | float) for a in found):
+        raise ValueError(f"{path}, line {number}: {name!r} must be a string or a list of at least one string")
+    return tuple(str(answer) for answer in found)
 
 
 def read_ruler(path: str | Path, limit: int | None = None) -> list[Sample]:
-    """RULER's own JSONL (fields input, outputs); the prompt already ends with the start of the answer."""
+    """RULER's own JSONL (fields input, outputs); the prompt already ends with the start of the answer.
+
+    Raises:
+        ValueError: a missing or empty file, a malformed row.
+    """
     file = Path(path)
     samples: list[Sample] = []
-    for number, row in read_jsonl(file):
+    for number, row in read_jsonl(file, f"RULER's sets: {RULER_SOURCE}"):
         if limit is not None and len(samples) >= limit:
             break
-        text, outputs = _field(row, "input", file, number), _field(row, "outputs", file, number)
-        if not isinstance(outputs, list) or not outputs:
-            raise ValueError(f"{file}, line {number}: 'outputs' must be a list of at least one string")
+        text, outputs = _field(row, "input", file, number), _answers(row, "outputs", file, number)
         prompt, _, prefix = text.rpartition("? ")
-        depth = _depth(text, str(outputs[0]))
+        depth = _depth(text, outputs[0])
         samples.append(
-            Sample(f"{prompt}?", tuple(str(o) for o in outputs), file.stem, depth, max_new_tokens=64, prefix=prefix)
+            Sample(f"{prompt}?", outputs, file.stem, depth, max_new_tokens=64, prefix=prefix)
             if prompt
-            else Sample(text, tuple(str(o) for o in outputs), file.stem, depth, max_new_tokens=64)
+            else Sample(text, outputs, file.stem, depth, max_new_tokens=64)
         )
+    return _some(samples, file)
+
+
+def _some(samples: list[Sample], file: Path) -> list[Sample]:
+    if not samples:
+        raise ValueError(f"{file} holds no row; there is nothing to run")
     return samples
 
 
@@ -106,52 +147,55 @@ def read_longbench(path: str | Path, config: str | Path | None = None, limit: in
     folder = Path(config) if config is not None else file.parent.parent / "longbench_config"
     templates, lengths = _config(folder / "dataset2prompt.json"), _config(folder / "dataset2maxlen.json")
     samples: list[Sample] = []
-    for number, row in read_jsonl(file):
+    for number, row in read_jsonl(file, f"LongBench sets: {LONGBENCH_SOURCE}"):
         if limit is not None and len(samples) >= limit:
             break
         name = str(row.get("dataset", file.stem)).removesuffix("_e")
-        if name not in templates:
+        if name not in templates or name not in lengths:
             raise ValueError(f"{file}, line {number}: no prompt template for {name!r}; known: {', '.join(templates)}")
         values = {"context": _field(row, "context", file, number), "input": _field(row, "input", file, number)}
         prompt = templates[name].format(**values)
-        answers = tuple(str(a) for a in _field(row, "answers", file, number))
+        answers = _answers(row, "answers", file, number)
         classes = tuple(str(c) for c in row.get("all_classes") or ())
         samples.append(
             Sample(
                 prompt, answers, name, all_classes=classes, max_new_tokens=int(lengths[name]), chat=name not in NO_CHAT
             )
         )
-    return samples
+    return _some(samples, file)
 
 
 def _config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; it comes with the data (longbench_config/, see ORIGIN.md)")
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    text = _read_text(path, f"it belongs beside the data as longbench_config/: {CONFIG_SOURCE}")
+    try:
+        loaded = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error.msg})") from None
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path}: expected an object, found {type(loaded).__name__}")
     return loaded
 
 
 def read_prompts(path: str | Path) -> list[Sample]:
     """A user's own prompts: a ``.jsonl`` with a field "prompt" (or "input") per row, or a text file that is one prompt.
 
+    The fields "answers" or "outputs" may hold what is expected; each row then gets a score.
+
     Raises:
-        ValueError: a missing or empty file, a row without a prompt.
+        ValueError: a missing, empty or binary file, a row without a prompt or with answers that are no text.
     """
     file = Path(path)
+    hint = "give a text file or a .jsonl with a field 'prompt'"
     if file.suffix != ".jsonl":
-        if not file.is_file():
-            raise ValueError(f"{file} does not exist; give a text file or a .jsonl with a field 'prompt'")
-        text = file.read_text(encoding="utf-8").strip()
+        text = _read_text(file, hint).strip()
         if not text:
             raise ValueError(f"{file} is empty; write a prompt into it")
         return [Sample(text, (), "prompt")]
     samples = []
-    for number, row in read_jsonl(file):
+    for number, row in read_jsonl(file, hint):
         prompt = row.get("prompt", row.get("input"))
         if not isinstance(prompt, str) or not prompt:
             raise ValueError(f"{file}, line {number}: the field 'prompt' is missing or no text")
-        answers = row.get("answers", row.get("outputs", ()))
-        samples.append(Sample(prompt, tuple(str(a) for a in answers), "prompt"))
-    if not samples:
-        warnings.warn(f"{file} holds no prompt", stacklevel=2)
-    return samples
+        name = next((name for name in ("answers", "outputs") if row.get(name) not in (None, [])), None)
+        samples.append(Sample(prompt, _answers(row, name, file, number) if name else (), "prompt"))
+    return _some(samples, file)

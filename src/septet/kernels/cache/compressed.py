@@ -9,7 +9,7 @@ from septet.kernels.attention import append_attention, decode_attention, prefill
 from septet.kernels.cache.decode import DecodeEviction
 from septet.kernels.cache.ragged import RaggedLayer
 from septet.kernels.cache.shard import Shard
-from septet.kernels.policies.base import ALL_ROWS, Policy
+from septet.kernels.policies.base import ALL_ROWS, Policy, as_policies
 from septet.kernels.policies.cake import CAKE
 from septet.kernels.policies.scores import LayerScore
 
@@ -30,7 +30,9 @@ class CompressedCache:
         shard: the heads and rows held here; default: all.
 
     Raises:
-        ValueError: batch below 1, a number of policies other than the batch, ``compat`` with a batch above 1.
+        ValueError: batch below 1, a number of policies other than the batch, ``compat`` with a batch above 1, a head
+            table of another model.
+        TypeError: something that is no policy.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class CompressedCache:
         shard: Shard | None = None,
     ) -> None:
         """Start empty."""
-        policies = [policy] * batch_size if isinstance(policy, Policy) else list(policy)
+        policies = as_policies(policy) * (batch_size if isinstance(policy, Policy) else 1)
         if batch_size < 1 or len(policies) != batch_size:
             raise ValueError(f"{len(policies)} policies for a batch of {batch_size}; give one, or one per sequence")
         if batch_size > 1 and isinstance(policy, Policy) and policy.score_order:
             raise ValueError(f"compat='official' takes batch_size 1, not {batch_size}; use compat=None")
+        for each in policies:
+            each.check_model(n_layers, n_kv_heads)
         self.policies = policies
         self.n_layers, self.n_kv_heads, self.batch_size = n_layers, n_kv_heads, batch_size
         self.shard = shard or Shard.whole(n_layers, n_kv_heads)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from septet.kernels.attention import prefill_attention
 from septet.kernels.cache.compressed import CompressedCache
-from septet.kernels.policies.base import Policy
+from septet.kernels.policies.base import Policy, as_policies
 
 NAME = "septet"
 FAMILIES = ("llama", "mistral", "qwen2")
@@ -36,10 +36,15 @@ def compressed_cache(model: Any, policy: Policy | Sequence[Policy]) -> Any:
         ``peak_bytes`` and ``seen_tokens`` of the ``CompressedCache`` in its attribute ``compressed``.
 
     Raises:
-        ValueError: another family, sliding-window layers, or a config without grouped-query sizes.
+        ValueError: another family, sliding-window layers, a config without grouped-query sizes, or a policy with a
+            head table of another model. Later, from ``generate``: a cache that is used a second time, beams (at the
+            first reordering), assisted or prompt-lookup decoding (at the first crop).
+        TypeError: something that is no policy; ``build_policy`` makes one from a name.
         ImportError: without transformers.
     """
     check_model(model.config)
+    for each in as_policies(policy):
+        each.check_model(model.config.num_hidden_layers, model.config.num_key_value_heads)
     _register()
     model.set_attn_implementation(NAME)
     return _cache_class()(model.config, policy)
@@ -126,6 +131,9 @@ def left_pads(attention_mask: Tensor | None, length: int) -> list[int] | None:
             f"the prompt's mask has {mask.shape[1]} columns for {length} tokens; start from an empty cache"
         )
     if not bool(mask[:, -1].all()) or bool((mask[:, 1:] < mask[:, :-1]).any()):
+        inside = bool(((mask.cumsum(1) > 0) & (mask.flip(1).cumsum(1).flip(1) > 0) & ~mask).any())
+        if inside:
+            raise ValueError("the mask hides tokens inside a prompt; only padding on the left can be masked")
         raise ValueError("padding must be on the left; set tokenizer.padding_side = 'left'")
     pads: list[int] = (length - mask.sum(1)).tolist()
     return pads if any(pads) else None
@@ -143,6 +151,7 @@ def _cache_class() -> Any:
             super().__init__(layers=[])
             self.config, self.policy = config, policy
             self.compressed: CompressedCache | None = None
+            self._generating = False
             self._columns = [0] * config.num_hidden_layers
 
         def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
@@ -161,6 +170,12 @@ def _cache_class() -> Any:
             assert self.compressed is not None
             fresh = not self.compressed.is_prefilled(layer)
             pads = left_pads(mask, query.shape[2]) if fresh else None
+            if self._generating and query.shape[2] > 1:
+                raise ValueError(
+                    f"{query.shape[2]} tokens for a cache that has served a generate call; it serves one: "
+                    "make a new one with compressed_cache(model, policy), or call reset()"
+                )
+            self._generating |= not fresh and query.shape[2] == 1 and layer == len(self) - 1
             self._columns[layer] += query.shape[2]
             return self.compressed.attention(layer, query, key, value, pads=pads, scale=scale)
 
@@ -190,7 +205,8 @@ def _cache_class() -> Any:
 
         def reset(self) -> None:
             """Forget everything; the next call is a prompt again."""
-            self.compressed, self._columns = None, [0] * self.config.num_hidden_layers
+            self.compressed, self._generating = None, False
+            self._columns = [0] * self.config.num_hidden_layers
 
         def reorder_cache(self, beam_idx: Tensor) -> None:
             """Beams are not supported."""

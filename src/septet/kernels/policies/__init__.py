@@ -4,7 +4,7 @@ from septet.kernels.policies.allocation import allocate, headkv_table, round_off
 from septet.kernels.policies.base import FullCache, Policy
 from septet.kernels.policies.baselines import H2O, TOVA, AdaKV, KNorm, PyramidKV, Random, SnapKV, StreamingLLM
 from septet.kernels.policies.cake import CAKE
-from septet.kernels.policies.registry import POLICIES, build_policy, policy_spec
+from septet.kernels.policies.registry import POLICIES, build_policy, policy_spec, sized_policy
 from septet.kernels.policies.replay import Replay, replay
 from septet.kernels.policies.scores import indicator, preference
 from septet.kernels.policies.static import DuoAttention, HeadKV, load_table, with_capacity
@@ -36,6 +36,7 @@ __all__ = [
     "preference",
     "replay",
     "round_official",
+    "sized_policy",
     "window_stats",
     "with_capacity",
 ]

@@ -5,8 +5,10 @@ the cache keeps the scores. To add one: subclass ``Policy``, say how many query 
 history, and override the allocator that differs; add the class to ``POLICIES`` in ``registry.py``.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import ClassVar
 
 from torch import Tensor
@@ -21,14 +23,42 @@ def check_window(capacity: int, window: int, kernel_size: int = 5) -> None:
     """Check the sizes that most policies share.
 
     Raises:
-        ValueError: capacity <= window, window < 2 or an even kernel.
+        ValueError: sizes that are no whole numbers, capacity <= window, window < 2 or an even kernel.
     """
+    check_whole(capacity=capacity, window=window, kernel_size=kernel_size)
     if window < 2:
         raise ValueError(f"window = {window} is too small to score with; use window >= 2")
     if capacity <= window:
         raise ValueError(f"capacity {capacity} must exceed the window {window}; raise capacity or shrink window")
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size = {kernel_size} must be odd; use {kernel_size + 1}")
+
+
+def check_whole(**sizes: object) -> None:
+    """Raise ValueError, with name and value, for the first that is no whole number (64.5, "64" or True)."""
+    for name, value in sizes.items():
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise ValueError(f"{name} = {value!r} must be a whole number")
+
+
+def check_real(**numbers: object) -> None:
+    """Raise ValueError, with name and value, for the first that is no finite number (nan, inf or "1")."""
+    for name, value in numbers.items():
+        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+            raise ValueError(f"{name} = {value!r} must be a finite number")
+
+
+def as_policies(policy: "Policy | Sequence[Policy]") -> "list[Policy]":
+    """One policy or several as a list.
+
+    Raises:
+        TypeError: for anything else, a name or a mapping among them.
+    """
+    found = [policy] if isinstance(policy, Policy | str | Mapping) else list(policy)
+    for item in found:
+        if not isinstance(item, Policy):
+            raise TypeError(f"{item!r} is no policy but may name one; make it with build_policy({item!r})")
+    return found
 
 
 def check_choice(option: str, value: str | None, choices: Sequence[str | None]) -> None:
@@ -47,6 +77,9 @@ class Policy:
     slug: ClassVar[str] = "policy"
     cascading: ClassVar[bool] = False
     """True if a later layer can change the budget of an earlier one (the cache then keeps the scores)."""
+
+    def check_model(self, n_layers: int, n_kv_heads: int) -> None:
+        """Raise ValueError if the policy was made for a model of another shape (tables per layer and head)."""
 
     @property
     def label(self) -> str:

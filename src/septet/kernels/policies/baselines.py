@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from septet.kernels.policies.allocation import adakv_budgets, pyramid_budget
-from septet.kernels.policies.base import ALL_ROWS, Policy, WindowPolicy, check_window
+from septet.kernels.policies.base import ALL_ROWS, Policy, WindowPolicy, check_real, check_whole, check_window
 from septet.kernels.policies.scores import LayerScore, column_sums, group_reduce, last_row
 
 
@@ -25,6 +25,13 @@ class PyramidKV(WindowPolicy):
 
     slug: ClassVar[str] = "pyramidkv"
     beta: int = 20
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        check_whole(beta=self.beta)
+        if self.beta < 1:
+            raise ValueError(f"beta = {self.beta} must be at least 1 (the last layer gets 1/beta of the budget)")
 
     def layer_budgets(self, scores: Sequence[LayerScore], n_layers: int, length: int) -> list[int] | None:
         """Linear from the first to the last layer."""
@@ -63,6 +70,7 @@ class AdaKV(WindowPolicy):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
+        check_real(floor=self.floor)
         if not 0 <= self.floor <= 1:
             raise ValueError(f"floor = {self.floor} must be a share between 0 and 1")
 
@@ -88,6 +96,7 @@ class StreamingLLM(Policy):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_whole(capacity=self.capacity, sinks=self.sinks)
         if not 0 <= self.sinks < self.capacity:
             raise ValueError(f"sinks = {self.sinks} must be >= 0 and below the capacity {self.capacity}")
 
@@ -121,6 +130,7 @@ class TOVA(Policy):
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_whole(capacity=self.capacity)
         if self.capacity < 2:
             raise ValueError(f"capacity = {self.capacity} leaves no history; use capacity >= 2")
 
@@ -196,6 +206,11 @@ class Random(_FixedWindow):
 
     slug: ClassVar[str] = "random"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        check_whole(seed=self.seed)
 
     def score(self, query: Tensor, key: Tensor, layer: int, heads: Sequence[int]) -> LayerScore:
         """Uniform noise, one generator per (layer, head)."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from septet.kernels.policies.allocation import allocate
-from septet.kernels.policies.base import Policy, check_choice, check_window
+from septet.kernels.policies.base import Policy, check_choice, check_real, check_whole, check_window
 from septet.kernels.policies.scores import LayerScore, indicator, preference
 from septet.kernels.policies.stats import WindowStats, window_stats
 
@@ -43,7 +43,8 @@ class CAKE(Policy):
         sinks: first tokens that are always kept, inside the budget.
 
     Raises:
-        ValueError: capacity <= window, window < 2, tau <= 0, an even kernel, an unknown option.
+        ValueError: capacity <= window, window < 2, tau <= 0, gamma < 0, an even kernel, an unknown option, a number
+            that is not finite or (sizes) not whole.
     """
 
     slug: ClassVar[str] = "cake"
@@ -66,6 +67,10 @@ class CAKE(Policy):
         check_window(self.capacity, self.window, self.kernel_size)
         check_choice("decode", self.decode, ("window", "official", "none"))
         check_choice("compat", self.compat, (None, "official", "official_fp16"))
+        check_real(tau1=self.tau1, tau2=self.tau2, gamma=self.gamma)
+        check_whole(decode_slack=self.decode_slack, min_layer_budget=self.min_layer_budget, sinks=self.sinks)
+        if self.gamma < 0:
+            raise ValueError(f"gamma = {self.gamma} must not be negative; 0 ranks by the mean alone")
         if self.tau1 <= 0 or self.tau2 <= 0:
             raise ValueError(f"tau1 = {self.tau1} and tau2 = {self.tau2} must be positive")
         if self.decode_slack < 1:

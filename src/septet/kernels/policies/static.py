@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from septet.kernels.policies.allocation import headkv_table
-from septet.kernels.policies.base import Policy, WindowPolicy, check_choice
+from septet.kernels.policies.base import Policy, WindowPolicy, check_choice, check_real, check_whole
 from septet.kernels.policies.scores import LayerScore
 
 Table = Any
@@ -44,7 +44,10 @@ def _read(name: str) -> np.ndarray:
     path, _, array = name.partition(".npz:")
     file = Path(f"{path}.npz" if array else name)
     if not file.is_file():
-        raise ValueError(f"head table {file} does not exist; see ORIGIN.md of the long-context data (heads/)")
+        raise ValueError(
+            f"head table {file} does not exist; published ones: DuoAttention's gates in the GitHub repository "
+            "mit-han-lab/duo-attention (attn_patterns/), HeadKV's scores in Zefan-Cai/KVCache-Factory (data/)"
+        )
     if file.suffix != ".npz":
         return np.loadtxt(file, ndmin=2)
     with np.load(file) as arrays:
@@ -100,20 +103,21 @@ class HeadKV(WindowPolicy):
         object.__setattr__(policy, "capacity", capacity)
         return policy
 
+    def check_model(self, n_layers: int, n_kv_heads: int) -> None:
+        """The table has one row per layer and one number per KV head."""
+        _check_table(self.table, n_layers, n_kv_heads)
+
     def evicts(self, length: int) -> bool:
         """Heads are trimmed one by one, whatever the length."""
         return length > self.window
 
     def layer_budgets(self, scores: Sequence[LayerScore], n_layers: int, length: int) -> list[int] | None:
-        """Check the table's depth; the heads decide."""
-        _check_layers(len(self.table), n_layers)
+        """The heads decide."""
         return [round(sum(row) / len(row)) for row in self.table[: len(scores)]]
 
     def head_budgets(self, score: Tensor, budget: int, layer: int) -> list[int]:
         """The table's row."""
-        row = self.table[layer]
-        _check_heads(len(row), score.shape[0])
-        return [min(n, score.shape[1]) for n in row]
+        return [min(n, score.shape[1]) for n in self.table[layer]]
 
     @property
     def couples_heads(self) -> bool:
@@ -146,11 +150,17 @@ class DuoAttention(Policy):
     def __post_init__(self) -> None:
         """Read and freeze the gates; the streaming heads are marked once."""
         value = load_table(self.gates)
+        check_real(sparsity=self.sparsity)
+        check_whole(sinks=self.sinks, recent=self.recent)
         if not 0 <= self.sparsity <= 1:
             raise ValueError(f"sparsity = {self.sparsity} must be a share between 0 and 1")
         if self.sinks < 0 or self.recent < 1:
             raise ValueError(f"sinks = {self.sinks} must be >= 0 and recent = {self.recent} >= 1")
         object.__setattr__(self, "gates", tuple(tuple(float(g) for g in row) for row in value))
+
+    def check_model(self, n_layers: int, n_kv_heads: int) -> None:
+        """The gates have one row per layer and one number per KV head."""
+        _check_table(self.gates, n_layers, n_kv_heads)
 
     def streaming(self) -> np.ndarray:
         """Boolean ``(L, H_kv)``: the ``sparsity`` share of all heads with the lowest gates (ties: the earlier head)."""
@@ -184,25 +194,22 @@ class DuoAttention(Policy):
         return LayerScore(-torch.arange(history, dtype=torch.float32, device=key.device).expand(key.shape[1], -1))
 
     def layer_budgets(self, scores: Sequence[LayerScore], n_layers: int, length: int) -> list[int] | None:
-        """Check the depth; the heads decide."""
-        _check_layers(len(self.gates), n_layers)
+        """The heads decide."""
         return [self.sinks] * len(scores)
 
     def head_budgets(self, score: Tensor, budget: int, layer: int) -> list[int]:
         """The sinks for a streaming head, everything for a retrieval head."""
-        row = self.streaming()[layer]
-        _check_heads(len(row), score.shape[0])
-        return [min(self.sinks, score.shape[1]) if streams else score.shape[1] for streams in row]
+        history = score.shape[1]
+        return [min(self.sinks, history) if streams else history for streams in self.streaming()[layer]]
 
 
-def _check_layers(table: int, model: int) -> None:
-    if table != model:
-        raise ValueError(f"the head table has {table} layers, the model {model}; use the table of this model")
-
-
-def _check_heads(table: int, model: int) -> None:
-    if table != model:
-        raise ValueError(f"the head table has {table} heads, the model {model} KV heads; use their group mean")
+def _check_table(table: Sequence[Sequence[float]], n_layers: int, n_kv_heads: int) -> None:
+    if len(table) != n_layers:
+        raise ValueError(f"the head table has {len(table)} layers, the model {n_layers}; use the table of this model")
+    if len(table[0]) != n_kv_heads:
+        raise ValueError(
+            f"the head table has {len(table[0])} heads, the model {n_kv_heads} KV heads; use their group mean"
+        )
 
 
 def with_capacity(policy: Policy, capacity: int) -> Policy:

@@ -1,6 +1,8 @@
 """All policies on one prompt: one exact prefill, then every (policy, budget) cell from the recorded tensors."""
 
+import re
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from septet.kernels.cache import CompressedCache
-from septet.kernels.policies import FullCache, Policy, with_capacity
+from septet.kernels.policies import FullCache, Policy, build_policy, policy_spec, sized_policy
 from septet.lightning_modules.cake.generation import feed, greedy
 from septet.lightning_modules.cake.model import CausalLM
 
@@ -58,14 +60,21 @@ class _Prepared:
 
 
 def labels_of(policies: Sequence[Policy]) -> list[str]:
-    """Distinct label of each policy; a repeated one gets -2, -3, ..."""
-    counts: dict[str, int] = {}
-    out = []
+    """Distinct label of each policy: its own, with the differing options where some share it (``cake-256-tau1=2``)."""
+    out: list[str] = []
     for policy in policies:
-        counts[policy.label] = counts.get(policy.label, 0) + 1
-        number = counts[policy.label]
-        out.append(policy.label if number == 1 else f"{policy.label}-{number}")
+        peers = [policy_spec(other) for other in policies if other.label == policy.label]
+        own = policy_spec(policy)
+        differing = [name for name in own if any(peer[name] != own[name] for peer in peers)]
+        label = "-".join([policy.label, *(f"{n}={own[n]}" for n in differing if not isinstance(own[n], list))])
+        number = out.count(label) + sum(done.startswith(f"{label}#") for done in out) + 1
+        out.append(label if number == 1 else f"{label}#{number}")
     return out
+
+
+def without_capacity(label: str) -> str:
+    """A label without its capacity: one name per curve over capacities."""
+    return re.sub(r"^([a-z0-9]+)-\d+", r"\1", label)
 
 
 @torch.no_grad()
@@ -188,27 +197,38 @@ def with_reference(policies: Sequence[Policy]) -> list[Policy]:
     return [FullCache(), *(policy for policy in policies if not isinstance(policy, FullCache))]
 
 
-def at_capacities(policies: Sequence[Policy], capacities: Sequence[int] | None) -> list[Policy]:
-    """Each policy at each capacity; those without one once."""
-    if not capacities:
-        return list(policies)
+def at_capacities(specs: Sequence[Any], capacities: Sequence[int] | None) -> list[Policy]:
+    """Build each policy, at each capacity if there are any; a repeated one warns and is dropped.
+
+    Args:
+        specs: names, mappings or policies, as ``build_policy``.
+        capacities: tokens per layer and KV head; None for the policies' own.
+
+    Raises:
+        ValueError: an empty list of capacities, or as ``build_policy``.
+    """
+    if capacities is not None and not capacities:
+        raise ValueError("capacities is empty; name at least one, or null for the policies' own")
     out: list[Policy] = []
-    for policy in policies:
-        for capacity in capacities:
-            sized = with_capacity(policy, capacity)
-            if sized not in out:
-                out.append(sized)
+    for spec in specs:
+        sizes = list(dict.fromkeys(capacities or ()))
+        built = [sized_policy(spec, size) for size in sizes] if sizes else [build_policy(spec)]
+        for policy in dict.fromkeys(built):
+            if policy not in out:
+                out.append(policy)
+            elif not isinstance(policy, FullCache):
+                warnings.warn(f"{policy.label} is listed twice with the same options; it is run once", stacklevel=3)
     return out
 
 
 def smallest(policies: Sequence[Policy]) -> dict[str, Policy]:
-    """Of each kind of policy but the full cache the one with the smallest capacity, by label."""
-    found: dict[str, Policy] = {}
-    for policy in policies:
-        known = found.get(policy.slug)
-        if policy.slug != FullCache.slug and (known is None or _capacity(policy) < _capacity(known)):
-            found[policy.slug] = policy
-    return {policy.label: policy for policy in found.values()}
+    """By label the policies at their smallest capacity, one of each kind (options count), without the full cache."""
+    found: dict[str, tuple[str, Policy]] = {}
+    for label, policy in zip(labels_of(policies), policies, strict=True):
+        kind = without_capacity(label)
+        if policy.slug != FullCache.slug and (kind not in found or _capacity(policy) < _capacity(found[kind][1])):
+            found[kind] = label, policy
+    return dict(found.values())
 
 
 def _capacity(policy: Policy) -> int:

@@ -16,12 +16,19 @@ from torch import Tensor
 from septet.kernels.policies import Policy, policy_spec
 
 
-def fingerprint(ids: Tensor, policy: Policy, model_key: str) -> str:
-    """Name of a cell: prompt, policy with all options, and model."""
+def fingerprint(ids: Tensor, labels: Tensor, policy: Policy, asked: Mapping[str, Any]) -> str:
+    """Name of a cell: everything that its result depends on.
+
+    Args:
+        ids: prompt and answer ``(T,)``.
+        labels: ``(T,)``; says where the prompt ends.
+        policy: with all options.
+        asked: plain values: model, generation length, stop ids, scoring task, answers, ...
+    """
     digest = hashlib.blake2b(digest_size=12)
-    digest.update(ids.to(torch.int64).cpu().numpy().tobytes())
-    digest.update(json.dumps(policy_spec(policy), sort_keys=True).encode())
-    digest.update(model_key.encode())
+    for tensor in (ids, labels):
+        digest.update(tensor.to(torch.int64).cpu().numpy().tobytes())
+    digest.update(json.dumps([policy_spec(policy), asked], sort_keys=True).encode())
     return digest.hexdigest()
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from septet.kernels.policies import FullCache, Policy, build_policy, policy_spec
+from septet.kernels.policies import FullCache, Policy
+from septet.lightning_modules.cake.checks import check_checkpoint, check_policies, check_vocabulary
 from septet.lightning_modules.cake.evaluation import (
     Cell,
     at_capacities,
@@ -23,7 +24,7 @@ from septet.lightning_modules.cake.evaluation import (
     with_reference,
 )
 from septet.lightning_modules.cake.grid import CellFile, Progress, fingerprint
-from septet.lightning_modules.cake.metrics import NeedleGrid, score_answer
+from septet.lightning_modules.cake.metrics import NeedleGrid
 from septet.lightning_modules.cake.model import CausalLM, DecoderConfig
 from septet.lightning_modules.cake.pictures import (
     accuracy_against_bytes,
@@ -31,6 +32,7 @@ from septet.lightning_modules.cake.pictures import (
     prompt_pictures,
 )
 from septet.lightning_modules.cake.pretrained import load_pretrained
+from septet.lightning_modules.cake.rows import answer_row, mean, plain, plain_spec, stored_row
 from septet.lightning_modules.cake.sharded import prompt_of, sharded_cells
 from septet.lightning_modules.task import Task
 
@@ -50,14 +52,16 @@ class LongContextModule(Task):
         learning_rate: of AdamW.
         weight_decay: of AdamW.
         warmup_steps: linear warm-up.
-        capacities: budgets; each policy with a capacity is evaluated at all of them.
+        capacities: budgets; each policy with a capacity is evaluated at all of them (with ``{name: cake, model: ...}``
+            the published temperatures of each); None: the policies' own.
         pretrained: a local model instead of ``config``: folder, folder with one GGUF, or "smollm2".
         cells_file: where finished cells are kept; default ``cells.jsonl`` in the run directory. Name an old file to go
             on with it.
         seed: of the weights (the data has its own).
 
     Raises:
-        ValueError: neither or both of config and pretrained; an unknown policy or option; no policy.
+        ValueError: neither or both of config and pretrained; an unknown policy or option; no policy or capacity; a head
+            table of another model.
     """
 
     monitor: ClassVar[str] = "val/accuracy"
@@ -80,13 +84,13 @@ class LongContextModule(Task):
             config = DecoderConfig(**config)
         if (config is None) == (pretrained is None):
             raise ValueError("give either config (a built-in model) or pretrained (a local one), not both or neither")
-        built = [build_policy(policy) for policy in policies]
-        if not built:
+        if not policies:
             raise ValueError("policies is empty; name at least one, for example [full]")
+        built = at_capacities(policies, capacities)
         self.save_hyperparameters(
             {
-                "config": None if config is None else _plain(asdict(config)),
-                "policies": [_plain_spec(policy) for policy in policies],
+                "config": None if config is None else plain(asdict(config)),
+                "policies": [plain_spec(policy) for policy in policies],
                 "learning_rate": learning_rate,
                 "weight_decay": weight_decay,
                 "warmup_steps": warmup_steps,
@@ -98,7 +102,9 @@ class LongContextModule(Task):
         )
         self.config, self.pretrained, self.cells_file, self.seed = config, pretrained, cells_file, seed
         self.learning_rate, self.weight_decay, self.warmup_steps = learning_rate, weight_decay, warmup_steps
-        self.policies = with_reference(at_capacities(built, capacities))
+        self.policies = with_reference(built)
+        if config is not None:
+            check_policies(self.policies, config)
         self.labels = labels_of(self.policies)
         self.model: CausalLM | None = None  # type: ignore[assignment]
         self._grids = {label: NeedleGrid() for label in self.labels}
@@ -124,16 +130,31 @@ class LongContextModule(Task):
         self.train_accuracy.persistent(True)
 
     def configure_model(self) -> None:
-        """Build or load the model once."""
-        if self.model is not None:
-            return
-        if self.pretrained is not None:
+        """Build or load the model once; refuse data or policies that do not fit it.
+
+        Raises:
+            ValueError: token ids that the model does not know, head tables of another model.
+        """
+        if self.model is None and self.pretrained is not None:
             self.model = load_pretrained(self.pretrained)
-            return
-        assert self.config is not None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            self.model = CausalLM(self.config)
+            check_policies(self.policies, self.model.config)
+        elif self.model is None:
+            assert self.config is not None
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                self.model = CausalLM(self.config)
+        data = getattr(self._trainer, "datamodule", None)
+        if data is not None:
+            check_vocabulary(data, self.net.config.vocab_size, pretrained=self.pretrained)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another architecture in one line.
+
+        Raises:
+            ValueError: the checkpoint's model has another shape.
+        """
+        super().on_load_checkpoint(checkpoint)
+        check_checkpoint(checkpoint, self.config, self.pretrained)
 
     @property
     def net(self) -> CausalLM:
@@ -204,7 +225,9 @@ class LongContextModule(Task):
     def _fingerprint(self) -> str:
         """Distinguishes weights in the names of cells."""
         weight = self.net.get_parameter("layers.0.self_attn.q_proj.weight")
-        return f"{float(weight.double().sum()):.10e}/{float(weight.double().abs().sum()):.10e}"
+        shape = asdict(self.net.config)
+        sums = f"{float(weight.double().sum()):.10e}/{float(weight.double().abs().sum()):.10e}"
+        return f"{sums}/{sorted(plain(shape).items())}/{self.trainer.precision}"
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Every prompt of the batch under every policy."""
@@ -233,7 +256,10 @@ class LongContextModule(Task):
         ids, labels = batch["input_ids"][row][real], batch["labels"][row][real]
         if self._first is None:
             self._first = self._prompt(ids, labels, batch)
-        names = [fingerprint(ids, policy, self._model_key) for policy in self.policies]
+        asked = {name: batch[name][row] for name in ("task", "answers", "all_classes", "length")}
+        asked |= {"model": self._model_key, "stop": self._stop_ids(), "new": int(batch["max_new_tokens"])}
+        asked["depth"] = str(float(batch["depth"][row]))
+        names = [fingerprint(ids, labels, policy, asked) for policy in self.policies]
         missing = [i for i, name in enumerate(names) if self._cells.get(name) is None]
         if missing:
             chosen = [0, *(i for i in missing if i)]
@@ -271,33 +297,23 @@ class LongContextModule(Task):
         data = getattr(self.trainer, "datamodule", None)
         return tuple(getattr(data, "stop_ids", ()))
 
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text: str = self.trainer.datamodule.decode(tokens)  # type: ignore[attr-defined]
+        return text
+
     def _row(self, cell: Cell, batch: Mapping[str, Any], row: int, label: str) -> dict[str, Any]:
         """A finished cell as it is stored: score and answer text included."""
-        answer, accuracy = "", cell.hits
-        if batch["max_new_tokens"]:
-            answer = self.trainer.datamodule.decode(cell.tokens)  # type: ignore[attr-defined]
-            accuracy = score_answer(batch["task"][row], answer, batch["answers"][row], batch["all_classes"][row])
-        depth = float(batch["depth"][row])
-        stored = {key: value for key, value in cell.as_dict().items() if key not in ("policy", "tokens", "hits")}
-        return {
-            "policy": label,
-            "sample": batch["sample"][row],
-            "length": int(batch["length"][row]),
-            "depth": None if math.isnan(depth) else depth,
-            "accuracy": accuracy,
-            "answer": answer,
-            **{key: None if isinstance(v, float) and math.isnan(v) else v for key, v in stored.items()},
-        }
+        return stored_row(cell, batch, row, label, self._decode(cell.tokens) if batch["max_new_tokens"] else None)
 
     def on_test_epoch_end(self) -> None:
         """Log the means and draw the pictures, those of one prompt from the first prompt of the set."""
         table: dict[str, dict[str, float]] = {}
         for label, rows in self._results.items():
-            table[label] = {name: _mean([row[name] for row in rows]) for name in VALUES}
+            table[label] = {name: mean([row[name] for row in rows]) for name in VALUES}
             lengths = sorted({row["length"] for row in rows})
             for length in lengths if len(lengths) > 1 else []:
                 chosen = [row["accuracy"] for row in rows if row["length"] == length]
-                table[label][f"accuracy_{length}"] = _mean(chosen)
+                table[label][f"accuracy_{length}"] = mean(chosen)
         for label, values in table.items():
             for name, value in values.items():
                 if not math.isnan(value):
@@ -313,7 +329,9 @@ class LongContextModule(Task):
         for label, grid in self._grids.items():
             if len(grid.rows):  # type: ignore[arg-type]
                 matrix, lengths = grid.compute()
-                self.save_picture(f"needle_{label}", needle_heat_map(matrix, lengths, label))
+                rows = self._results[label]
+                real = {n: mean([row["prompt_tokens"] for row in rows if row["length"] == n]) for n in lengths}
+                self.save_picture(f"needle_{label}", needle_heat_map(matrix, lengths, label, real))
 
     def draw_stages(self, prompt: Tensor) -> None:
         """Draw what the policies kept of one prompt ``(T,)``, each at its smallest capacity."""
@@ -324,27 +342,16 @@ class LongContextModule(Task):
     # -- predict ----------------------------------------------------------------------------------------------------
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """One answer row per prompt and policy."""
+        """One answer row per prompt and policy, scored where the prompt came with answers."""
         if self.net.shard is not None:
             return self._predict_sharded(batch)
         out = []
+        count = batch["max_new_tokens"] or 16
         for row in range(len(batch["input_ids"])):
-            ids = batch["input_ids"][row][batch["attention_mask"][row].bool()]
-            labels = batch["labels"][row][batch["attention_mask"][row].bool()]
-            count = batch["max_new_tokens"] or 16
-            prompt = self._prompt(ids, labels, {"max_new_tokens": count})
+            real = batch["attention_mask"][row].bool()
+            prompt = self._prompt(batch["input_ids"][row][real], batch["labels"][row][real], {"max_new_tokens": count})
             for cell in generated_cells(self.net, prompt, self.policies, count, self._stop_ids()):
-                text = self.trainer.datamodule.decode(cell.tokens)  # type: ignore[attr-defined]
-                out.append(
-                    {
-                        "sample": batch["sample"][row],
-                        "policy": cell.policy,
-                        "answer": text,
-                        "prompt_tokens": len(prompt),
-                        "kv_bytes": cell.kv_bytes,
-                        "kl": cell.kl,
-                    }
-                )
+                out.append(answer_row(cell, batch, row, self._decode(cell.tokens), len(prompt)))
         return out
 
     def _predict_sharded(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -353,17 +360,10 @@ class LongContextModule(Task):
         cells, _ = sharded_cells(self.net, {**batch, "max_new_tokens": count}, self.policies, self._stop_ids())
         if not self.trainer.is_global_zero:
             return []
-        decode = self.trainer.datamodule.decode  # type: ignore[attr-defined]
         return [
-            {
-                "sample": batch["sample"][row],
-                "policy": of_policy[row].policy,
-                "answer": decode(of_policy[row].tokens),
-                "prompt_tokens": len(prompt_of(batch, row)),
-                "kv_bytes": of_policy[row].kv_bytes,
-            }
+            answer_row(cells_of[row], batch, row, self._decode(cells_of[row].tokens), len(prompt_of(batch, row)))
             for row in range(len(batch["input_ids"]))
-            for of_policy in cells
+            for cells_of in cells
         ]
 
     def record_fields(self) -> dict[str, Any]:
@@ -371,24 +371,11 @@ class LongContextModule(Task):
         shape = self.net.config
         name = self.pretrained or f"decoder-{shape.n_layers}x{shape.hidden_size}"
         params = sum(p.numel() for p in self.net.parameters())
+        loaded = (
+            {"checkpoint": f"pretrained {self.pretrained}"} if self.pretrained and not self.trainer.ckpt_path else {}
+        )
         return {
+            **loaded,
             "model": {"name": name.rstrip("/").rsplit("/", 1)[-1], "family": "kv-eviction", "params": params},
             "protocol": {"policies": self.labels, "compression": "after the prompt, question included"},
         }
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    known = [float(value) for value in values if value is not None]
-    return sum(known) / len(known) if known else float("nan")
-
-
-def _plain_spec(policy: Any) -> Any:
-    """A policy as it was written in the configuration, or as a plain mapping."""
-    if isinstance(policy, str):
-        return policy
-    return policy_spec(policy) if isinstance(policy, Policy) else dict(policy)
-
-
-def _plain(shape: dict[str, Any]) -> dict[str, Any]:
-    scaling = shape.get("rope_scaling")
-    return {**shape, "rope_scaling": None if scaling is None else dict(scaling)}

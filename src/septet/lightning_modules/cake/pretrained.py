@@ -1,6 +1,9 @@
 """Read local Llama, Mistral and Qwen2 weights (Hugging Face folder or GGUF) into a ``CausalLM``."""
 
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -84,12 +87,15 @@ class LazyTensors(Mapping[str, Tensor]):
 
     def __init__(self, folder: Path) -> None:
         try:
-            from safetensors import safe_open
+            from safetensors import SafetensorError, safe_open
         except ImportError as error:
             raise ImportError("cake needs the kv extra: pip install 'septet[kv]'") from error
         self._files: dict[str, Any] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            handle = safe_open(str(path), framework="pt")
+            try:
+                handle = safe_open(str(path), framework="pt")
+            except SafetensorError as error:
+                raise ValueError(f"{path} cannot be read: {error}; fetch it again") from None
             self._files.update(dict.fromkeys(handle.keys(), handle))
         if not self._files:
             raise ValueError(f"{folder} holds no .safetensors file; convert the weights")
@@ -105,6 +111,27 @@ class LazyTensors(Mapping[str, Tensor]):
         return len(self._files)
 
 
+@contextmanager
+def _quiet_bars() -> Iterator[None]:
+    """Progress bars of transformers only where somebody watches: in a log they are a hundred lines."""
+    from transformers import modeling_gguf_pytorch_utils
+    from transformers.utils import logging
+
+    gguf: Any = modeling_gguf_pytorch_utils
+    if sys.stderr.isatty() or not hasattr(gguf, "tqdm"):
+        yield
+        return
+    shown, bar = logging.is_progress_bar_enabled(), gguf.tqdm
+    logging.disable_progress_bar()
+    gguf.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        gguf.tqdm = bar
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_pretrained(name: str, dtype: torch.dtype = torch.float32) -> CausalLM:
     """Build a ``CausalLM`` from local weights.
 
@@ -116,7 +143,7 @@ def load_pretrained(name: str, dtype: torch.dtype = torch.float32) -> CausalLM:
         The model in evaluation mode.
 
     Raises:
-        ValueError: as ``locate`` and ``config_from_hf``.
+        ValueError: as ``locate`` and ``config_from_hf``; files that cannot be read.
     """
     folder, gguf = locate(name)
     try:
@@ -124,11 +151,15 @@ def load_pretrained(name: str, dtype: torch.dtype = torch.float32) -> CausalLM:
     except ImportError as error:
         raise ImportError("cake needs the kv extra: pip install 'septet[kv]'") from error
     state: Mapping[str, Tensor]
-    if gguf is None:
-        config, state = AutoConfig.from_pretrained(folder), LazyTensors(folder)
-    else:
-        source = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=dtype)
-        config, state = source.config, source.state_dict()
+    try:
+        if gguf is None:
+            config, state = AutoConfig.from_pretrained(folder), LazyTensors(folder)
+        else:
+            with _quiet_bars():
+                source = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=dtype)
+            config, state = source.config, source.state_dict()
+    except OSError as error:
+        raise ValueError(f"{folder / (gguf or 'config.json')} cannot be read: {str(error).splitlines()[0]}") from None
     shape = config_from_hf(config)
     with torch.device("meta"):
         model = CausalLM(shape)
