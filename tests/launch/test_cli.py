@@ -64,15 +64,9 @@ def test_help_names_every_command(capsys):
         (["test", "--run", "user/toy"], ["no run 'user/toy'"]),
         (["fit", "-c", TOY, "--name", "a/b"], ["'a/b'", "letters"]),
         (["fit", "-c", TOY, "--data.init_args.fail", "times unsorted; sort by time"], ["times unsorted; sort by time"]),
-        (["assign"], ["not built yet"]),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_2(arguments, fragments, capsys, runs):
-    if arguments == ["assign"]:
-        from septet.launch.cli import COMMANDS
-
-        if COMMANDS["assign"][0]:
-            pytest.skip("assign is built")
     assert septet(*arguments) == 2
     text = capsys.readouterr().err.strip().splitlines()[-1]
     assert text.startswith("septet: ")
@@ -152,6 +146,12 @@ def test_the_sentence_of_a_class_is_dug_out_of_a_unions_report():
         "Errors: - Expected a <class 'str'> - copies is -1; it must not be negative Given value type: <class 'X'>"
     )
     assert tidy_message(text) == "copies is -1; it must not be negative"
+
+
+def test_a_class_inside_a_class_speaks_for_itself():
+    inner = "Does not validate against any of the Union subtypes Subtypes: [A, B] Errors: - 3 heads do not divide"
+    text = f"Does not validate against any of the Union subtypes Subtypes: [C] Errors: - {inner} - Expected a B"
+    assert tidy_message(text) == "3 heads do not divide"
 
 
 def test_only_the_first_process_of_a_machine_says_what_is_wrong(monkeypatch, capsys):

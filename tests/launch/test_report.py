@@ -251,3 +251,14 @@ def test_an_empty_ledger_file_is_named(runs, capsys):
     (runs / "ledger.sqlite").write_text("")
     assert septet("report") == 2
     assert "is empty; move it away" in capsys.readouterr().err
+
+
+def test_large_figures_are_whole_numbers():
+    from septet.launch.report.tables import shown
+
+    assert [shown(v) for v in (0.12345, 9999.5, 11796480.0, -12000.4)] == [
+        "0.1235",
+        "9999.5000",
+        "11,796,480",
+        "-12,000",
+    ]

@@ -34,7 +34,7 @@ def usage() -> str:
     lines = ["usage: septet COMMAND [options]", "", "stages (LightningCLI; septet fit --help):"]
     lines += [f"  {name:<10} {text}" for name, text in STAGES.items()]
     lines += ["", "commands:"]
-    lines += [f"  {name:<10} {text}{'' if module else ' (not built yet)'}" for name, (module, text) in COMMANDS.items()]
+    lines += [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
     lines += [
         "",
         "first steps: septet methods list; septet fit -c configs/cne_n/smoke.yaml;",
@@ -95,10 +95,7 @@ def _dispatch(name: str, arguments: list[str]) -> int:
         return run_stage(name, arguments, parsed)
     if name not in COMMANDS:
         raise UsageError(f"no command {name!r}{did_you_mean(name, [*STAGES, *COMMANDS])} (septet --help)")
-    module = COMMANDS[name][0]
-    if not module:
-        raise UsageError(f"septet {name}: not built yet")
-    code = importlib.import_module(module).main(arguments)
+    code = importlib.import_module(COMMANDS[name][0]).main(arguments)
     return int(code)
 
 

@@ -80,7 +80,8 @@ def _class_hint(text: str) -> str:
 
 def _wrong_type(text: str) -> str | None:
     """A value that fits none of several types; a class among them may have said why."""
-    own = re.search(r"Errors: (?:- Expected [^-]*)*- (?!Expected )(.+?)(?: - Expected | Given value type)", text)
+    said = r"(?!Expected |Does not validate)(.+?)(?: - Expected | Given value type|$)"
+    own = re.search(rf"Errors: (?:- Expected [^-]*)*- {said}", text)
     if own:
         return own.group(1)
     found = re.search(r"Parser key [\"']([\w.]+)[\"']: Does not validate.*Given value: (.+)$", text)

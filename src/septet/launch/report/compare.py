@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from septet.launch.errors import UsageError
+from septet.launch.report.tables import shown
 
 if TYPE_CHECKING:
     from septet.launch.report.collect import RunPage
@@ -80,7 +81,7 @@ def _figures(page: RunPage) -> dict[str, str]:
     for stage, record in page.records.items():
         for name, value in (record.get("metrics") or {}).items():
             if stage != "fit":
-                found[name] = "not finite" if value is None else f"{value:.4f}"
+                found[name] = "not finite" if value is None else shown(value)
         cost = record.get("cost") or {}
         found[f"{stage}: wall"] = f"{cost.get('total_wall_s') or cost.get('wall_s', 0):.1f} s"
         found[f"{stage}: seed"] = str(record.get("seed"))

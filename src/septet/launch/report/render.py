@@ -16,6 +16,7 @@ from septet import __version__
 from septet.launch.report.collect import Report, RunPage
 from septet.launch.report.export import write_results
 from septet.launch.report.figures import curve_figure, group_curves
+from septet.launch.report.tables import shown
 from septet.launch.report.views import board_view, comparison_views, not_run_view, paper_view, stages_view
 
 
@@ -104,6 +105,6 @@ def _stage_view(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
     figures = sorted((record.get("metrics") or {}).items())
     return {
         "stage": stage,
-        "metrics": {k: "not finite" if v is None else f"{v:.4f}" for k, v in figures},
+        "metrics": {k: "not finite" if v is None else shown(v) for k, v in figures},
         "weights": "" if stage == "fit" else record.get("checkpoint") or "",
     }

@@ -66,6 +66,11 @@ class Board:
     places: list[Place]
 
 
+def shown(value: float) -> str:
+    """A figure as printed: four decimals, whole numbers with separators from 10,000 on (bytes, counts)."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4f}"
+
+
 def published(slug: str) -> list[dict[str, Any]]:
     """The method's ``paper.yaml``: dataset, metric, value, source, protocol, config."""
     import yaml
@@ -132,11 +137,11 @@ def _pool(records: Iterable[Mapping[str, Any]]) -> dict[Key, list[dict[str, Any]
 def _with_ours(base: Row, pool: list[dict[str, Any]]) -> Row:
     values = [item["value"] for item in pool]
     last = max((item["record"] for item in pool), key=lambda r: str(r.get("finished", "")))
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    spread = f" ± {shown(statistics.stdev(values))}" if len(values) > 1 else ""
     seeds = ", ".join(sorted({str(item["record"].get("seed")) for item in pool}))
     return Row(
         base.method, base.dataset, base.metric, base.paper, base.source,
-        f"{statistics.fmean(values):.4f}{spread}", seeds, str((last.get("cost") or {}).get("device", "")),
+        f"{shown(statistics.fmean(values))}{spread}", seeds, str((last.get("cost") or {}).get("device", "")),
         str(last.get("finished", ""))[:10], f"run {last['method']}/{last.get('name', '')}",
     )  # fmt: skip
 
