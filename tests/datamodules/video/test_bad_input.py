@@ -92,6 +92,22 @@ def test_comma_with_a_file_that_is_no_array(tmp_path):
         reader.length(reader.clips[0])
 
 
+def test_comma_with_a_malformed_number_of_frames(tmp_path):
+    reader = Comma2k19Reader(_segment(tmp_path))
+    (tmp_path / "video.frames").write_text("3\n")
+    assert reader.length(reader.clips[0]) == 3
+    (tmp_path / "video.frames").write_text("three\n")
+    with pytest.raises(ValueError, match=r"video\.frames holds 'three'"):
+        reader.length(reader.clips[0])
+
+
+def test_poses_that_are_not_finite(tmp_path):
+    (_kitti(tmp_path) / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 nan\n")
+    reader = KittiReader(tmp_path)
+    with pytest.raises(ValueError, match=r"poses\.txt holds values that are not finite"):
+        reader.motion(reader.clips[0])
+
+
 def test_comma_without_its_video(tmp_path):
     pytest.importorskip("av")
     reader = Comma2k19Reader(_segment(tmp_path))
@@ -162,8 +178,8 @@ def test_a_clip_shorter_than_the_window_is_named_before_training(tmp_path):
 
 def test_a_part_without_clips(tmp_path):
     write_dojo(tmp_path, clips=2, frames=4, size=(16, 32))
-    with pytest.raises(ValueError, match="no clips in this part"):
-        VideoClips("drivingdojo", str(tmp_path), frames=3, size=(16, 32)).setup()
+    with pytest.raises(ValueError, match="no clips in this part: give other fractions"):
+        VideoClips("drivingdojo", str(tmp_path), frames=3, size=(16, 32), fractions=(1.0, 0.0)).setup()
 
 
 def test_a_failed_reconstruction_is_counted(tmp_path):

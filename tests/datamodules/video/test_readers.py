@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.datamodules.video.layouts import write_dojo
+from tests.datamodules.video.layouts import write_dojo, write_own
 from tests.support.paths import golden, shared_data
 
-from septet.datamodules.video import StreetSimulator
+from septet.datamodules.video import Comma2k19Reader, DrivingDojoReader, FolderReader, KittiReader, StreetSimulator
 from septet.datamodules.video.decode import read_image, write_video
-from septet.datamodules.video.readers import Comma2k19Reader, DrivingDojoReader, FolderReader, KittiReader
 from septet.kernels.egomotion import compose_actions, implied_yaw
 
 
@@ -109,20 +108,8 @@ def test_kitti():
     assert got.camera.params[0] == pytest.approx(707.0912 * 306 / 1226)
 
 
-def _own(root, header, rows, frames=4, video=False):
-    clip = StreetSimulator(32, 64).clip(0, frames)
-    if video:
-        write_video(root / "a.mp4", clip.frames.numpy(), 5, codec="libx264")
-    else:
-        (root / "a").mkdir()
-        for t, frame in enumerate(clip.frames.numpy()):
-            Image.fromarray(frame.transpose(1, 2, 0)).save(root / "a" / f"{t}.png")
-    (root / "a.csv").write_text("\n".join([header, *rows]) + "\n")
-    return clip
-
-
 def test_own_folder_with_motions(tmp_path):
-    clip = _own(tmp_path, "forward,right,yaw", ["1,0,0.1", "2,0.1,0", "1,0,0"])
+    clip = write_own(tmp_path, "a", "forward,right,yaw", ["1,0,0.1", "2,0.1,0", "1,0,0"])
     camera = {"fps": 10, "model": "PINHOLE", "params": [32, 32, 32, 16], "width": 64, "height": 32}
     (tmp_path / "a.json").write_text(json.dumps(camera))
     got = FolderReader(tmp_path).read("a")
@@ -134,7 +121,7 @@ def test_own_folder_with_motions(tmp_path):
 def test_own_mp4_with_poses(tmp_path):
     pytest.importorskip("av")
     rows = [f"0,0,{t},1,0,0,0" for t in range(4)]
-    clip = _own(tmp_path, "x,y,z,qw,qx,qy,qz", rows, video=True)
+    clip = write_own(tmp_path, "a", "x,y,z,qw,qx,qy,qz", rows, video=True)
     got = FolderReader(tmp_path).read("a")
     assert got.actions.tolist() == [[1.0, 0.0]] * 3
     assert (got.frames.float() - clip.frames.float()).abs().mean() < 10
@@ -151,9 +138,50 @@ def test_own_mp4_with_poses(tmp_path):
     ],
 )
 def test_own_bad_tables(tmp_path, header, rows, message):
-    _own(tmp_path, header, rows)
+    write_own(tmp_path, "a", header, rows)
     with pytest.raises(ValueError, match=message):
         FolderReader(tmp_path).read("a")
+
+
+def test_own_images_need_a_leading_number(tmp_path):
+    write_own(tmp_path)
+    for file in (tmp_path / "a").iterdir():
+        file.rename(file.with_name(f"frame_{file.name}"))
+    with pytest.raises(ValueError, match=r"named by its number .* 4 others such as frame_0000\.png"):
+        FolderReader(tmp_path).length("a")
+
+
+def test_a_quaternion_that_is_none_names_its_row(tmp_path):
+    rows = [f"0,0,{t},{w},0,0,0" for t, w in enumerate((1, 1, 0, 1))]
+    write_own(tmp_path, "a", "x,y,z,qw,qx,qy,qz", rows)
+    with pytest.raises(ValueError, match=r"a\.csv, row 3: a quaternion of norm 0"):
+        FolderReader(tmp_path).length("a")
+
+
+def test_an_image_that_ends_early_is_found_before_training(tmp_path):
+    write_own(tmp_path)
+    file = tmp_path / "a" / "0002.png"
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"0002\.png is a truncated PNG"):
+        FolderReader(tmp_path).length("a")
+
+
+def test_an_mp4_in_capitals_is_a_clip(tmp_path):
+    pytest.importorskip("av")
+    write_own(tmp_path, video=True)
+    (tmp_path / "a.mp4").rename(tmp_path / "a.MP4")
+    assert FolderReader(tmp_path).read("a").frames.shape == (4, 3, 32, 64)
+
+
+def test_sequences_behind_links_are_listed_once(tmp_path):
+    for name in ("k1", "k2"):
+        (tmp_path / "far" / name).mkdir(parents=True)
+        (tmp_path / "far" / name / "poses.txt").write_text("1 0 0 0 0 1 0 0 0 0 1 0\n")
+    (tmp_path / "root" / "day").mkdir(parents=True)
+    (tmp_path / "root" / "day" / "k1").symlink_to(tmp_path / "far" / "k1")
+    (tmp_path / "root" / "day" / "loop").symlink_to(tmp_path / "root")
+    (tmp_path / "far" / "k2").rename(tmp_path / "root" / "k2")
+    assert KittiReader(tmp_path / "root").clips == ["day/k1", "k2"]
 
 
 def test_missing_and_empty_folders(tmp_path):

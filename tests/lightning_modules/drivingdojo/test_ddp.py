@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 
@@ -9,6 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from tests.lightning_modules.drivingdojo import nets
 from tests.support.processes import run_processes
 
 from septet.datamodules.video import VideoClips
@@ -36,7 +38,7 @@ def _aif(indices):
 def _gradient(items):
     """Gradient of the mean loss over some of four clips at their own noise."""
     torch.manual_seed(0)
-    model = WorldModel(frame_size=(16, 32), frames=4, net={"width": 16, "embedding": 32})
+    model = WorldModel(frame_size=(16, 32), frames=4, net=nets.TINY)
     model.configure_model()
     generator = torch.Generator().manual_seed(1)
     frames = torch.randint(0, 256, (4, 4, 3, 16, 32), dtype=torch.uint8, generator=generator)
@@ -54,7 +56,7 @@ def _test(world, folder):
     warnings.simplefilter("ignore")
     pl.seed_everything(0, verbose=False)
     data = VideoClips(clips=2, val_clips=2, test_clips=8, frames=4, batch_size=2)
-    model = WorldModel(frames=4, steps=2, net={"width": 16, "embedding": 32}, aif="inverse_dynamics")
+    model = WorldModel(frames=4, steps=2, net=nets.TINY, aif="inverse_dynamics")
     trainer = pl.Trainer(
         accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", logger=False, barebones=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -81,3 +83,5 @@ def test_two_processes_equal_one(tmp_path):
         np.testing.assert_allclose(found[1], gradient, atol=1e-6, rtol=1e-4)
         assert found[2].keys() == tested.keys()
         assert found[2] == pytest.approx(tested, rel=1e-4, abs=1e-6)
+    rows = json.loads((tmp_path / "two" / "media" / "aif_clips.json").read_text())
+    assert len({row["clip"] for row in rows if row["case"] == "model"}) == 8

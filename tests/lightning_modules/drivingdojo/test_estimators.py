@@ -119,6 +119,26 @@ def test_a_pool_remembers_and_equals_one_process(tmp_path):
         EstimatorPool(Never(), cache_dir=tmp_path).estimate(frames[0], cameras[0])
 
 
+def test_a_damaged_file_and_a_timeout_run_again(tmp_path):
+    clip = StreetSimulator().clip(0)
+    pool = EstimatorPool(InverseDynamicsEstimator(), cache_dir=tmp_path)
+    want = pool.estimate(clip.frames, clip.camera)
+    (file,) = tmp_path.glob("trajectory-*.pt")
+    file.write_bytes(file.read_bytes()[:100])
+    assert torch.equal(pool.estimate(clip.frames, clip.camera).C, want.C)
+    assert pool.runs == 2
+
+    class Late:
+        def estimate(self, frames, camera, mask=None):
+            return Trajectory.failed(len(frames), reason="timeout")
+
+    late = EstimatorPool(Late(), cache_dir=tmp_path / "late")
+    for runs in (1, 2):
+        assert late.estimate(clip.frames, clip.camera).info["reason"] == "timeout"
+        assert late.runs == runs
+    assert not list(tmp_path.glob("late/*"))
+
+
 def test_bonnet_mask_finds_rows_that_stand_still():
     frames = torch.randint(0, 256, (10, 3, 40, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     frames[:, :, 34:] = 90
@@ -213,8 +233,8 @@ def test_estimators_by_name(tmp_path):
     assert build_estimator("pycolmap", {"matcher": "sequential:5"})[0].matcher == "sequential:5"
     with pytest.raises(ValueError, match="does not take overlap"):
         build_estimator("pycolmap", {"overlap": 5})
-    with pytest.raises(FileNotFoundError, match="fit configs"):
-        build_estimator("nothing.pt")
+    with pytest.raises(FileNotFoundError, match="'colmapp' for aif: choose none, inverse_dynamics, pycolmap, opencv"):
+        build_estimator("colmapp")
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="not an inverse-dynamics"):
         build_estimator(str(tmp_path / "other.pt"))

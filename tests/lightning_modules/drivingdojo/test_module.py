@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.lightning_modules.drivingdojo import nets
 
 from septet.lightning_modules.drivingdojo.module import WorldModel
 
 SMALL = {"size": "small", "frame_size": (16, 32), "frames": 5, "steps": 2, "net": {"dim": 32, "depth": 1, "heads": 2}}
-TINY = {"size": "tiny", "frame_size": (16, 32), "frames": 5, "steps": 2, "net": {"width": 16, "embedding": 32}}
+TINY = {"size": "tiny", "frame_size": (16, 32), "frames": 5, "steps": 2, "net": nets.TINY}
 
 
 def _model(settings, **changes):

@@ -8,17 +8,12 @@ import torch
 pytest.importorskip("diffusers")
 
 from diffusers import UNetSpatioTemporalConditionModel
+from tests.lightning_modules.drivingdojo.nets import unet, vae
 
 from septet.lightning_modules.drivingdojo.module import WorldModel
 from septet.lightning_modules.drivingdojo.svd import LoRALinear, PerFrameUNet, add_lora
 
-UNET = {
-    "in_channels": 8, "out_channels": 4, "block_out_channels": [16, 32], "addition_time_embed_dim": 8,
-    "projection_class_embeddings_input_dim": 24, "layers_per_block": 1, "cross_attention_dim": 16,
-    "num_attention_heads": [2, 2], "down_block_types": ["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"],
-    "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
-}  # fmt: skip
-VAE = {"block_out_channels": [8, 8], "layers_per_block": 1, "down_block_types": ["DownEncoderBlock2D"] * 2}
+UNET, VAE = unet(16), vae(8)
 
 
 @pytest.fixture(autouse=True)

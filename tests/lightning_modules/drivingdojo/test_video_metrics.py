@@ -75,7 +75,6 @@ def test_drift_measures():
     assert drift.chunk_seams(1, 8, 20, 1) == []
     assert drift.blocks(1, 8, 20, 3, 5) == [(1, 8), (8, 13), (13, 18), (18, 20)]
     assert drift.blocks(1, 8, 9, 1, 5) == [(1, 6), (6, 9)]
-    assert drift.per_second(torch.arange(7.0), 3) == [1.0, 4.0, 6.0]
 
 
 def test_pictures_and_mp4(tmp_path):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import warnings
+from importlib.resources import files
 
 import pytest
 import torch
 import yaml
+from tests.lightning_modules.drivingdojo import nets
 from tests.support.runs import newest, septet
 
-NET = {"width": 16, "embedding": 16}
+SHIPPED = files("septet.lightning_modules.drivingdojo") / "weights/inverse_dynamics.pt"
 
 
 def _config(tmp_path, root, size, frames, **model):
     """A configuration of a tiny random model on a folder of clips."""
-    settings = {"frame_size": list(size), "frames": frames, "steps": 1, "train_frames": 2, "net": NET} | model
+    settings = {"frame_size": list(size), "frames": frames, "steps": 1, "train_frames": 2, "net": nets.TINY} | model
     data = {"source": "folder", "root": str(root), "frames": frames, "size": list(size), "batch_size": 2}
     config = {
         "seed_everything": 0,
@@ -81,7 +83,8 @@ def test_sfm_with_workers_and_cache_from_yaml(runs, tmp_path, monkeypatch):
 def test_extractors_drift_and_refusals_from_the_command_line(runs, tmp_path, capfd):
     pytest.importorskip("matplotlib")
     assert septet("data", "generate", "video", tmp_path / "own", "--clips", 4, "--frames", 8) == 0
-    config = _config(tmp_path, tmp_path / "own", (32, 64), 8, aif="inverse_dynamics")
+    net = {"aif": "inverse_dynamics", "aif_options": {"checkpoint": str(SHIPPED)}}
+    config = _config(tmp_path, tmp_path / "own", (32, 64), 8, **net)
     assert septet("fit", "-c", config, "--name", "own") == 0
     given = {kind: str(_toy(tmp_path / f"toy_{kind}.pt", dims)) for kind, dims in (("fid", [2, 3]), ("frd", [2, 3, 4]))}
     capfd.readouterr()

@@ -9,11 +9,16 @@ from septet.datamodules.video.clips import (
     window_start,
 )
 from septet.datamodules.video.datamodule import VideoClips
+from septet.datamodules.video.readers import Comma2k19Reader, DrivingDojoReader, FolderReader, KittiReader
 from septet.datamodules.video.simulator import StreetSimulator
 
 __all__ = [
     "Camera",
     "ClipSample",
+    "Comma2k19Reader",
+    "DrivingDojoReader",
+    "FolderReader",
+    "KittiReader",
     "StreetSimulator",
     "VideoClips",
     "check_actions",

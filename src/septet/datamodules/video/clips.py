@@ -116,7 +116,8 @@ def split_by_vehicle(
 
     Args:
         clip_ids: such as ``vehicle_session_start_end``.
-        fractions: shares of vehicles for training and validation, rounded.
+        fractions: shares of vehicles for training and validation, rounded; a share above 0 has at least one vehicle
+            where there are two.
         seed: of the order of vehicles.
 
     Raises:
@@ -128,6 +129,9 @@ def split_by_vehicle(
     order = [vehicles[i] for i in np.random.default_rng(seed).permutation(len(vehicles))]
     first = round(fractions[0] * len(order))
     last = min(len(order), round(sum(fractions) * len(order)))
+    if len(order) > 1 and min(fractions) > 0:  # rounding leaves no share empty
+        first = min(max(first, 1), len(order) - 1)
+        last = max(last, first + 1)
     parts = {"train": set(order[:first]), "val": set(order[first:last])}
     return {name: [c for c in clip_ids if c.split("_")[0] in chosen] for name, chosen in parts.items()}
 

@@ -32,23 +32,25 @@ def _recorded(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
-    """Read every clip's motions and its first and last frame; 1 if any is broken."""
+    """Read every clip's motions and all its frames; 1 if anything is broken or left out."""
     _recorded(parser)
     given = parser.parse_args(argv)
     reader = open_reader(given.source, given.root)
     broken = 0
     for clip in reader.clips:
         try:
-            length = reader.length(clip)
+            height, width = reader.check(clip)
             actions, _ = reader.motion(clip)
-            for start in (0, length - 1):
-                reader.read(clip, start, 1)
-            print(f"{clip}: {length} frames, mean step {float(actions.norm(dim=1).mean()):.3f} m")
-        except (ValueError, FileNotFoundError) as error:
+            mean = f"mean step {float(actions.norm(dim=1).mean()):.3f} m" if len(actions) else "no step"
+            print(f"{clip}: {reader.length(clip)} frames of {width}x{height}, {mean}")
+        except (ValueError, OSError) as error:
             broken += 1
             print(f"{clip}: BROKEN: {error}")
-    print(f"{len(reader.clips) - broken} of {len(reader.clips)} clips are whole")
-    return 1 if broken else 0
+    for line in reader.skipped:
+        print(f"LEFT OUT: {line}")
+    total = len(reader.clips) + len(reader.skipped)
+    print(f"{len(reader.clips) - broken} of {total} clips are whole")
+    return 1 if broken or reader.skipped else 0
 
 
 def _fetch(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
@@ -88,6 +90,10 @@ def _generate(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     parser.add_argument("--size", type=int, nargs=2, default=None, metavar=("H", "W"))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
+    if given.clips < 1:
+        raise ValueError(f"--clips {given.clips} is below 1")
+    if given.frames is not None and given.frames < 2:
+        raise ValueError(f"--frames {given.frames}: a clip with a motion has at least 2")
     if given.along:
         return render_segment(given.out, given.frames, tuple(given.size or (218, 290)), given.seed)
     renderer = StreetSimulator(*(given.size or (32, 64)))
@@ -111,7 +117,7 @@ def render_segment(root: Path, frames: int | None, size: tuple[int, int], seed: 
 
     Args:
         root: segment with ``global_pose``; an existing ``video.hevc`` is never overwritten.
-        frames: of the poses, from the start; None takes all.
+        frames: of the poses, from the start; None takes all. ``video.frames`` then says how many the video has.
         size: (H, W), even.
         seed: of the scene.
 
@@ -125,10 +131,13 @@ def render_segment(root: Path, frames: int | None, size: tuple[int, int], seed: 
         raise ValueError(f"{root / 'video.hevc'} exists: it is not overwritten")
     if size[0] % 2 or size[1] % 2 or min(size) < 64:
         raise ValueError(f"size={size}: both must be even and at least 64")
+    (root / "video.frames").unlink(missing_ok=True)
     reader = Comma2k19Reader(root)
     actions, yaw = reader.motion(reader.clips[0], 0, frames)
     clip = StreetSimulator(*size, fov_deg=65.2, supersample=1, fps=20).clip(seed, actions=actions, yaw=yaw)
     write_video(root / "video.hevc", clip.frames.numpy(), 20, container_format="hevc")
+    if frames is not None:
+        (root / "video.frames").write_text(f"{len(clip.frames)}\n")
     print(f"{len(clip.frames)} frames along {root.name} in {root / 'video.hevc'}")
     return 0
 

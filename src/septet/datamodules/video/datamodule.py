@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS, TRAIN_DATALOADERS
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from septet.datamodules.resume import ResumableBatches, ResumableLoader
-from septet.datamodules.video.clips import ClipSample, split_by_vehicle
+from septet.datamodules.video.clips import split_by_vehicle
 from septet.datamodules.video.datasets import EpochBatches, Reader, RecordedClips, SimulatedClips, collate
 from septet.datamodules.video.simulator import StreetSimulator
+from septet.datamodules.video.tables import MOTION, read_table
 
 SOURCES = ("simulator", "drivingdojo", "comma2k19", "kitti", "folder")
 _FIRST_SEED = {"train": 0, "val": 400_000_000, "test": 800_000_000}
@@ -26,7 +27,8 @@ class VideoClips(pl.LightningDataModule):
 
     Batches are dicts: ``frames`` uint8 ``(B, T, 3, H, W)``, ``actions`` float32 ``(B, T-1, 2)`` (forward, right)
     metres, ``yaw`` ``(B, T-1)`` (nan where unknown), ``clip_id`` and ``camera`` lists. They depend on (seed, epoch)
-    only. Recorded sources are split by vehicle; with one vehicle all parts hold the same clips.
+    only. ``fps`` is a list as well. Recorded sources are split by vehicle, the part of the id before the first
+    underscore; the test clips are the validation clips. With one vehicle all parts hold the same clips, with a warning.
 
     Args:
         source: simulator, drivingdojo, comma2k19, kitti or folder.
@@ -42,9 +44,9 @@ class VideoClips(pl.LightningDataModule):
         num_workers: of the training loader.
         cache_dir: keep rendered or resized frames there.
         simulator: further arguments of :class:`StreetSimulator`.
-        fractions: shares of vehicles for training and validation.
+        fractions: shares of vehicles for training and validation; one vehicle each at least, where there are two.
         predict_image: start frame for ``septet predict``; default the test clips.
-        predict_actions: CSV with the columns forward,right beside it.
+        predict_actions: CSV with the columns forward,right[,yaw] beside it.
 
     Raises:
         ValueError: unknown source, missing root, or numbers below 1.
@@ -88,7 +90,8 @@ class VideoClips(pl.LightningDataModule):
                 raise ValueError(f"{name}={getattr(self, name)} is below 1")
         if frames < 2:
             raise ValueError(f"frames={frames}: a clip with a motion has at least 2")
-        self._parts: dict[str, Dataset[ClipSample]] = {}
+        self.split = "by seed" if source == "simulator" else "by vehicle; the test clips are the validation clips"
+        self._parts: dict[str, SimulatedClips | RecordedClips] = {}
 
     def prepare_data(self) -> None:
         """Fail early when a folder or file is absent."""
@@ -110,17 +113,30 @@ class VideoClips(pl.LightningDataModule):
             return
         assert self.root is not None
         reader = open_reader(self.source, self.root)
-        split = split_by_vehicle(reader.clips, self.fractions, self.seed)
-        if len({c.split("_")[0] for c in reader.clips}) == 1:
-            split = {"train": reader.clips, "val": reader.clips}
-        split["test"] = split["val"]
-        for part, names in split.items():
+        if reader.skipped:
+            warnings.warn(f"{self.root}: left out: {'; '.join(reader.skipped[:8])}", UserWarning, stacklevel=2)
+        for part, names in self._split(reader.clips).items():
             seed = self.seed if part == "train" else None
             self._parts[part] = RecordedClips(
                 reader, names, self.frames, self.stride, self.size, seed=seed, cache_dir=self.cache_dir
             )
 
-    def part(self, name: str) -> Dataset[ClipSample]:
+    def _split(self, clips: list[str]) -> dict[str, list[str]]:
+        """Clips of train, val and test; one vehicle cannot be split, which is said and recorded."""
+        split = split_by_vehicle(clips, self.fractions, self.seed)
+        if len({c.split("_")[0] for c in clips}) == 1:
+            self.split = "one vehicle: train, val and test hold the same clips"
+            split = {"train": clips, "val": clips}
+            text = (
+                f"{self.root}: all {len(clips)} clips are of one vehicle ({clips[0].split('_')[0]!r}, the text before"
+            )
+            warnings.warn(
+                f"{text} the first '_'): training, validation and test hold the same clips. Name the clips of "
+                "different drives by different first words to split them", UserWarning, stacklevel=3,
+            )  # fmt: skip
+        return split | {"test": split["val"]}
+
+    def part(self, name: str) -> SimulatedClips | RecordedClips:
         """The data set of ``train``, ``val`` or ``test``."""
         self.setup()
         return self._parts[name]
@@ -128,7 +144,7 @@ class VideoClips(pl.LightningDataModule):
     def train_dataloader(self) -> TRAIN_DATALOADERS:
         """Shuffled batches, windows drawn by (seed, epoch, index)."""
         dataset = self.part("train")
-        batches = EpochBatches(len(dataset), self.batch_size, seed=self.seed)  # type: ignore[arg-type]
+        batches = EpochBatches(len(dataset), self.batch_size, seed=self.seed)
         return ResumableLoader(
             dataset, batches, num_workers=self.num_workers, collate_fn=collate,
             persistent_workers=False, multiprocessing_context="spawn" if self.num_workers else None,
@@ -151,7 +167,7 @@ class VideoClips(pl.LightningDataModule):
 
     def _evaluation(self, part: str) -> ResumableLoader:
         dataset = self.part(part)
-        batches = ResumableBatches(len(dataset), self.batch_size, shuffle=False)  # type: ignore[arg-type]
+        batches = ResumableBatches(len(dataset), self.batch_size, shuffle=False)
         return ResumableLoader(dataset, batches, collate_fn=collate)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -163,7 +179,7 @@ class VideoClips(pl.LightningDataModule):
         block = {"name": self.source, "frames": self.frames, "stride": self.stride, "size": list(self.size)}
         if self.source == "simulator":
             block |= {"train_clips": self.clips, "test_clips": self.test_clips, "simulator": self.simulator_args}
-        return block | {"split": "by seed" if self.source == "simulator" else "by vehicle", "seed": self.seed}
+        return block | {"split": self.split, "seed": self.seed}
 
 
 def open_reader(source: str, root: str | Path) -> Reader:
@@ -190,30 +206,13 @@ def _prompt(image: Path, actions: Path, size: tuple[int, int]) -> dict[str, Any]
     """A batch of one start frame and a list of motions."""
     from septet.datamodules.video.decode import read_image
 
-    rows = read_action_rows(actions)
-    motions = torch.tensor([r[:2] for r in rows], dtype=torch.float32)
+    header, table = read_table(actions, MOTION)
     frame = torch.from_numpy(read_image(image, size)).unsqueeze(0)
+    yaw = table[:, 2] if "yaw" in header else torch.full((len(table),), float("nan"))
     return {
-        "frames": frame.unsqueeze(0), "actions": motions.unsqueeze(0), "clip_id": [image.stem], "camera": [None],
-        "yaw": torch.full((1, len(rows)), float("nan")),
+        "frames": frame.unsqueeze(0), "actions": table[None, :, :2].float(), "yaw": yaw[None].float(),
+        "clip_id": [f"{image.stem}-{actions.stem}"], "camera": [None],
     }  # fmt: skip
-
-
-def read_action_rows(path: Path) -> list[tuple[float, ...]]:
-    """Rows of a CSV with the header forward,right[,yaw].
-
-    Raises:
-        ValueError: another header, no rows, or a number that does not parse.
-    """
-    with path.open(newline="") as handle:
-        rows = list(csv.reader(handle))
-    header = [c.strip() for c in rows[0]] if rows else []
-    if header not in (["forward", "right"], ["forward", "right", "yaw"]) or len(rows) < 2:
-        raise ValueError(f"{path}: expected a header forward,right[,yaw] and rows of metres, found {header}")
-    try:
-        return [tuple(float(c) for c in row) for row in rows[1:] if row]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _as_is(batch: Any) -> Any:

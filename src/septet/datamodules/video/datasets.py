@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from septet.datamodules.resume import ResumableBatches
-from septet.datamodules.video.clips import ClipSample, last_start, window_start
+from septet.datamodules.video.clips import Camera, ClipSample, last_start, window_start
 from septet.datamodules.video.simulator import StreetSimulator
 
 
@@ -22,6 +22,16 @@ class Reader(Protocol):
     """What a source of recorded clips offers."""
 
     clips: list[str]
+    skipped: list[str]
+
+    def stamp(self, clip: str) -> str:
+        """Another one where the files of the frames changed."""
+
+    def check(self, clip: str) -> tuple[int, int]:
+        """Decode everything; (H, W), or ValueError naming what is broken."""
+
+    def camera(self, clip: str) -> Camera | None:
+        """Intrinsics at the source's size."""
 
     def length(self, clip: str) -> int:
         """Number of source frames."""
@@ -71,6 +81,10 @@ class SimulatedClips(Dataset[ClipSample]):
             self._clips[index] = self.simulator.clip(self.first_seed + index, self.frames)
         return self._clips[index]
 
+    def cameras(self) -> dict[str, Camera | None]:
+        """The simulator's, for all clips."""
+        return {"simulator": self.simulator.camera}
+
     def _load(self, folder: Path) -> None:
         """Read all clips from the cache, rendering them into it first if it is new."""
         s = self.simulator
@@ -112,9 +126,10 @@ class RecordedClips(Dataset[ClipSample]):
         seed: int | None, cache_dir: Path | None = None,
     ) -> None:  # fmt: skip
         if not clips:
-            raise ValueError("no clips in this part: check the data path, and give more vehicles or other fractions")
+            raise ValueError("no clips in this part: give other fractions (shares of vehicles), or more vehicles")
         self.reader, self.clips, self.frames, self.stride, self.size = reader, list(clips), frames, stride, size
         self.seed, self.cache_dir = seed, cache_dir
+        self._stored: dict[str, Path] = {}
         for clip in self.clips:
             last_start(reader.length(clip), frames, stride, clip)
 
@@ -133,12 +148,19 @@ class RecordedClips(Dataset[ClipSample]):
             return self.reader.read(clip, start, self.frames, self.stride, self.size)
         return self._cached(clip, start)
 
+    def cameras(self) -> dict[str, Camera | None]:
+        """Intrinsics of every clip at the source's size."""
+        return {clip: self.reader.camera(clip) for clip in self.clips}
+
     def _cached(self, clip: str, start: int) -> ClipSample:
         """A window whose frames come from a memory-mapped file of the resized clip."""
         assert self.cache_dir is not None
-        root = str(getattr(self.reader, "root", ""))
-        key = hashlib.sha256(f"{type(self.reader).__name__}/{root}/{clip}/{self.size}".encode()).hexdigest()[:20]
-        file = self.cache_dir / f"frames-{key}.npy"
+        if clip not in self._stored:
+            words = (type(self.reader).__name__, getattr(self.reader, "root", ""), clip, self.size)
+            key = "/".join(map(str, (*words, self.reader.stamp(clip))))
+            name = hashlib.sha256(key.encode()).hexdigest()[:20]
+            self._stored[clip] = self.cache_dir / f"frames-{name}.npy"
+        file = self._stored[clip]
         if not file.is_file():
             write_atomically(file, self.reader.read(clip, size=self.size).frames.numpy())
         frames = np.load(file, mmap_mode="r")[start : start + (self.frames - 1) * self.stride + 1 : self.stride]
@@ -162,7 +184,7 @@ def write_atomically(file: Path, content: np.ndarray | dict[str, np.ndarray]) ->
 
 
 def collate(samples: Sequence[ClipSample]) -> dict[str, Any]:
-    """A batch: frames uint8 ``(B, T, 3, H, W)``, actions ``(B, T-1, 2)``, yaw (nan if unknown), ids and cameras."""
+    """A batch: frames uint8 ``(B, T, 3, H, W)``, actions ``(B, T-1, 2)``, yaw (nan if unknown), ids, cameras, fps."""
     yaw = [torch.full((len(s.actions),), float("nan")) if s.yaw is None else s.yaw for s in samples]
     return {
         "frames": torch.stack([s.frames for s in samples]),
@@ -170,4 +192,5 @@ def collate(samples: Sequence[ClipSample]) -> dict[str, Any]:
         "yaw": torch.stack(yaw),
         "clip_id": [s.clip_id for s in samples],
         "camera": [s.camera for s in samples],
+        "fps": [s.fps for s in samples],
     }

@@ -24,9 +24,8 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no image {path}")
+    check_whole(path)
     data = path.read_bytes()
-    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-64:]:
-        raise ValueError(f"{path} is a truncated JPEG: copy it again")
     try:
         image = _decode_cv2(data, size)
     except ImportError:
@@ -34,6 +33,17 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     if image is None:
         raise ValueError(f"{path} cannot be decoded as an image")
     return image
+
+
+def check_whole(path: Path) -> None:
+    """Raise ValueError for a JPEG or PNG that ends early, reading its two ends only."""
+    with path.open("rb") as handle:
+        head = handle.read(8)
+        handle.seek(max(0, path.stat().st_size - 64))
+        tail = handle.read()
+    for kind, start, end in (("JPEG", b"\xff\xd8", b"\xff\xd9"), ("PNG", b"\x89PNG", b"IEND")):
+        if head.startswith(start) and end not in tail:
+            raise ValueError(f"{path} is a truncated {kind}: copy it again")
 
 
 def _decode_cv2(data: bytes, size: tuple[int, int] | None) -> np.ndarray | None:
@@ -112,6 +122,13 @@ def count_frames(path: Path) -> int:
         if stream.frames:
             return int(stream.frames)
         return sum(1 for packet in container.demux(stream) if packet.size)
+
+
+def video_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a video file."""
+    with _open(path) as container:
+        stream = container.streams.video[0]
+        return int(stream.height), int(stream.width)
 
 
 def _frames(path: Path) -> Iterator[tuple[int, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -63,9 +62,3 @@ def blocks(context: int, frames: int, total: int, reach: int, fps: int) -> list[
     else:
         edges = [context, *chunk_seams(context, frames, total, reach), total]
     return list(itertools.pairwise(edges))
-
-
-def per_second(values: Tensor, fps: float) -> list[float]:
-    """Means of a per-frame curve ``(T,)`` over whole and partial seconds."""
-    size = max(1, round(fps))
-    return [float(chunk.mean()) for chunk in torch.split(values, size)]

@@ -7,7 +7,7 @@ import multiprocessing
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class PycolmapEstimator:
     Raises:
         ValueError: unknown mapper or matcher.
     """
+
+    cameras: ClassVar[tuple[str, ...]] = ("PINHOLE", "OPENCV_FISHEYE")
 
     def __init__(
         self, mapper: str = "global", matcher: str = "exhaustive", max_features: int = 8192, threads: int = 1,
@@ -200,6 +202,8 @@ class OpenCVEstimator:
         max_features: per frame.
     """
 
+    cameras: ClassVar[tuple[str, ...]] = ("PINHOLE",)
+
     def __init__(self, max_features: int = 2000) -> None:
         self.max_features = max_features
 
@@ -276,7 +280,7 @@ def build_estimator(name: str, options: Mapping[str, Any] | None = None) -> tupl
         options: arguments of the estimator's constructor.
 
     Raises:
-        FileNotFoundError: for a checkpoint that is not there.
+        FileNotFoundError: for a name that is neither an estimator nor a file.
         ValueError: for options the estimator does not take.
     """
     given = dict(options or {})
@@ -286,9 +290,12 @@ def build_estimator(name: str, options: Mapping[str, Any] | None = None) -> tupl
         "opencv": (OpenCVEstimator, False),
     }
     if name not in kinds:
+        if not Path(name).is_file():
+            known = f"none, {', '.join(kinds)}, or a file of an inverse-dynamics net"
+            raise FileNotFoundError(f"no estimator and no file {name!r} for aif: choose {known}")
         given, kinds[name] = {"checkpoint": name} | given, (InverseDynamicsEstimator, True)
     kind, metric = kinds[name]
-    known = list(inspect.signature(kind).parameters)
-    if unknown := sorted(set(given) - set(known)):
-        raise ValueError(f"estimator {name!r} does not take {', '.join(unknown)}: choose {', '.join(known)}")
+    options_known = list(inspect.signature(kind).parameters)
+    if unknown := sorted(set(given) - set(options_known)):
+        raise ValueError(f"estimator {name!r} does not take {', '.join(unknown)}: choose {', '.join(options_known)}")
     return kind(**given), metric

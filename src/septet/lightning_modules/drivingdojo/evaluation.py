@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from septet.lightning_modules.drivingdojo import drift, media
@@ -17,6 +18,7 @@ from septet.lightning_modules.drivingdojo.diffusion import lognormal_sigma
 if TYPE_CHECKING:
     from septet.lightning_modules.drivingdojo.module import WorldModel
 
+MOTION = ("forward", "right", "yaw")
 COMMANDS = {"left": -0.1, "straight": 0.0, "right": 0.1, "stop": None}
 """Curvatures (1/m) driven at 0.8 m per step from one start frame."""
 
@@ -63,26 +65,38 @@ def arc(curvature: float | None, steps: int, speed: float = 0.8) -> Tensor:
 
 
 def predict_step(model: WorldModel, batch: dict[str, Any]) -> list[dict[str, Any]]:
-    """Dream from the first frames; write an mp4 (a film strip without PyAV) and give one row per step."""
+    """Dream from the first frames; write an mp4 (a film strip without PyAV) and its motions; give one row per step."""
     first = batch["frames"][:, : model.context]
     video = model.generate(first, batch["actions"], yaw=batch["yaw"])
     turn = known_yaw(batch["actions"], batch["yaw"])
-    rows = []
+    rows, fps = [], batch.get("fps", [None] * len(first))
     for b, name in enumerate(batch["clip_id"]):
-        file = save_video(model, f"prediction_{name}", video[b])
-        for n, action in enumerate(batch["actions"][b].tolist()):
-            row = {"clip": name, "step": n, "forward": action[0], "right": action[1], "yaw": float(turn[b, n])}
-            rows.append(row | {"file": file})
+        file = save_video(model, f"prediction_{name}", video[b], fps[b])
+        motions = torch.cat([batch["actions"][b], turn[b, :, None]], 1).tolist()
+        steps = [{"clip": name, "step": n, **dict(zip(MOTION, m, strict=True))} for n, m in enumerate(motions)]
+        table = [",".join(MOTION), *(",".join(f"{v:.9g}" for v in m) for m in motions)]
+        model.save_media(f"prediction_{name}.csv", "\n".join(table) + "\n")
+        rows += [row | {"file": file} for row in steps]
     return rows
 
 
-def save_video(model: WorldModel, name: str, frames: Tensor) -> str:
-    """``media/<name>.mp4`` at the model's frame rate, or ``.png`` without PyAV; the path relative to the run."""
+def save_video(model: WorldModel, name: str, frames: Tensor, fps: float | None = None) -> str:
+    """``media/<name>.mp4``, or ``.png`` without PyAV; the path relative to the run.
+
+    Args:
+        model: whose run it belongs to.
+        name: of the file; one that lies there already is replaced, which is said.
+        frames: ``(T, 3, H, W)`` uint8.
+        fps: frames per second of the clip; None takes the model's.
+    """
     trainer = model.trainer
     if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
         return ""
+    path = model.run_dir / "media" / f"{name}.mp4"
+    if path.is_file():
+        rank_zero_info(f"media/{name}.mp4 of an earlier call is replaced")
     try:
-        path = media.write_mp4(model.run_dir / "media" / f"{name}.mp4", frames, model.condition.fps)
+        media.write_mp4(path, frames, fps or model.condition.fps)
     except ImportError:
         saved = model.save_picture(name, media.film_strip([frames]))
         return "" if saved is None else str(saved.relative_to(model.run_dir))

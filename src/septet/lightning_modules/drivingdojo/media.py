@@ -14,15 +14,27 @@ from torch import Tensor
 from septet.kernels.egomotion import integrate_actions
 
 
-def film_strip(rows: Sequence[Tensor], zoom: int = 2, gap: int = 2) -> np.ndarray:
-    """Clips ``(T, 3, H, W)`` uint8 as rows of one picture ``(H', W', 3)`` uint8."""
+def film_strip(rows: Sequence[Tensor], zoom: int = 2, gap: int = 2, labels: Sequence[str] = ()) -> np.ndarray:
+    """Clips ``(T, 3, H, W)`` uint8 as rows of one picture ``(H', W', 3)`` uint8, with labels left of them."""
     lines = []
     for clip in rows:
         big = F.interpolate(clip.cpu().float(), scale_factor=float(zoom), mode="nearest").to(torch.uint8)
         padded = F.pad(big, (0, gap, 0, gap), value=255)
         lines.append(np.concatenate(list(padded.numpy().transpose(0, 2, 3, 1)), 1))
     width = max(line.shape[1] for line in lines)
-    return np.concatenate([np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in lines], 0)
+    lines = [np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255) for x in lines]
+    for n, label in enumerate(labels[: len(lines)]):
+        lines[n] = np.concatenate([_label(label, lines[n].shape[0]), lines[n]], 1)
+    return np.concatenate(lines, 0)
+
+
+def _label(text: str, height: int, width: int = 64) -> np.ndarray:
+    """Black words on white ``(height, width, 3)`` uint8."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(picture).text((4, height // 2 - 6), text, fill="black")
+    return np.asarray(picture)
 
 
 def story_figure(real: Tensor, dreamed: Tensor, actions: Tensor, details: Sequence[Mapping[str, Any]]) -> Any:
@@ -70,7 +82,7 @@ def drift_figure(drifts: Mapping[str, Sequence[float]], blocks: Sequence[tuple[i
     plt = _pyplot()
     labels = {
         "psnr": "PSNR (dB)",
-        "colour": "colour drift",
+        "colour": "colour drift (grey levels)",
         "frd_random": "frd_random",
         "ex": "E_x (m)",
         "ey": "E_y (m)",
@@ -122,14 +134,22 @@ def curves_figure(
     return figure
 
 
-def controls_figure(controls: Mapping[str, Mapping[str, float]]) -> Any:
-    """Table of E_x, E_y, mean step and coverage: model, floor, static and shuffled."""
+def controls_figure(controls: Mapping[str, Mapping[str, float]], reasons: Mapping[str, str]) -> Any:
+    """Table of E_x, E_y, mean step and coverage, and why clips were not scored: model, floor, static and shuffled."""
     plt = _pyplot()
-    keys = ("ex", "ey", "mean_step", "coverage_clips", "slope_forward", "corr_forward", "corr_right")
-    cells = [[f"{values.get(k, float('nan')):.4f}" for k in keys] for values in controls.values()]
-    figure, axis = plt.subplots(figsize=(9, 0.4 * (len(cells) + 2)))
+    heads = {
+        "ex": "E_x (m)", "ey": "E_y (m)", "mean_step": "mean step (m)", "coverage_clips": "clips scored (share)",
+        "slope_forward": "slope forward", "corr_forward": "corr. forward", "corr_right": "corr. right",
+    }  # fmt: skip
+    cells = [[f"{values.get(k, float('nan')):.4f}" for k in heads] for values in controls.values()]
+    cells = [[*line, reasons.get(name) or "–"] for name, line in zip(controls, cells, strict=True)]
+    figure, axis = plt.subplots(figsize=(13, 0.4 * (len(cells) + 2)))
     axis.axis("off")
-    axis.table(cellText=cells, rowLabels=list(controls), colLabels=list(keys), loc="center")
+    table = axis.table(
+        cellText=cells, rowLabels=list(controls), colLabels=[*heads.values(), "not scored"], loc="center"
+    )
+    table.auto_set_font_size(False)
+    table.auto_set_column_width(list(range(len(heads) + 1)))
     plt.close(figure)
     return figure
 

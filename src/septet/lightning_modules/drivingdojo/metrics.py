@@ -13,8 +13,9 @@ from torchmetrics import Metric
 from septet.lightning_modules.drivingdojo.pool import Masks, mask_list
 from septet.lightning_modules.drivingdojo.poses import Estimator, Trajectory
 from septet.lightning_modules.drivingdojo.scoring import PROTOCOLS, ClipScore, score_clip
+from septet.lightning_modules.drivingdojo.video_metrics import VideoFrechetDistance
 
-__all__ = ["ActionInstructionFollowing", "ClipScore", "aif_with_controls", "score_clip"]
+__all__ = ["ActionInstructionFollowing", "ClipScore", "VideoFrechetDistance", "aif_with_controls", "score_clip"]
 
 _STATUS = ("scored", "failed", "skipped", "stationary")
 
@@ -82,6 +83,9 @@ class ActionInstructionFollowing(Metric):
         scores = [
             score_clip(a, t, self.protocol, self.metric_scale) for a, t in zip(actions, trajectories, strict=True)
         ]
+        if not scores:  # an empty row block: processes without clips are gathered like the others
+            self.clip.append(torch.zeros(0, 7, dtype=torch.float64, device=self.device))
+            self.step.append(torch.zeros(0, 7, dtype=torch.float64, device=self.device))
         for number, score in enumerate(scores):
             self._append(score, None if clip_ids is None else clip_ids[number])
 

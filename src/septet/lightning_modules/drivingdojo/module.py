@@ -8,16 +8,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from septet.lightning_modules.drivingdojo import evaluation, scoreboard, settings
+from septet.lightning_modules.drivingdojo import checks, dreaming, evaluation, scoreboard, settings
 from septet.lightning_modules.drivingdojo.actions import known_yaw
-from septet.lightning_modules.drivingdojo.diffusion import (
-    METHODS,
-    combine_guidance,
-    edm_precondition,
-    karras_sigmas,
-    lognormal_sigma,
-    sample,
-)
+from septet.lightning_modules.drivingdojo.diffusion import edm_precondition, lognormal_sigma
 from septet.lightning_modules.drivingdojo.ema import EMA
 from septet.lightning_modules.drivingdojo.inverse import InverseDynamics
 from septet.lightning_modules.drivingdojo.schedule import one_cycle
@@ -35,7 +28,7 @@ class WorldModel(Task):
         frame_size: (H, W).
         frames: longest clip the net sees at once; longer ones are dreamed in chunks.
         context: known frames at the start in training and evaluation.
-        train_frames: train on random windows of so many frames; None means whole clips.
+        train_frames: train on random windows of so many frames, at most ``frames``; None means whole clips.
         conditioning: ``adaln`` or ``cross_tokens``.
         lr: peak of the one-cycle schedule of AdamW.
         ema: decay of the weight average that evaluation uses.
@@ -101,7 +94,7 @@ class WorldModel(Task):
         super().__init__()
         values = dict(locals())
         self.save_hyperparameters(settings.plain(values, WorldModel))
-        settings.check(self.hparams)
+        checks.check(self.hparams)
         self.size, self.frame_size, self.frames, self.context = size, (frame_size[0], frame_size[1]), frames, context
         self.train_frames, self.conditioning, self.lr = train_frames, conditioning or settings.FORM[size], lr
         self.dropout, self.context_noise, self.steps, self.method = tuple(dropout), context_noise, steps, method
@@ -156,10 +149,10 @@ class WorldModel(Task):
         Raises:
             ValueError: shapes that do not fit, or an item without an unknown frame.
         """
-        settings.check_clip(frames, actions, self.frame_size)
+        checks.check_clip(frames, actions, self.frame_size)
         self.configure_model()
         batch, count = frames.shape[:2]
-        known = settings.known_mask(known, batch, count, self.context, frames.device)
+        known = checks.known_mask(known, batch, count, self.context, frames.device)
         clean = self.codec.encode(frames)
         self._see(frames)
         sigma = self._draw_sigma(batch, count, clean.device) if sigma is None else sigma
@@ -233,13 +226,13 @@ class WorldModel(Task):
         Raises:
             ValueError: shapes that do not fit, ``steps`` below 1, unknown ``method``.
         """
-        settings.check_prompt(first, actions, self.frame_size)
+        checks.check_prompt(first, actions, self.frame_size)
         seeds = [seed + b for b in range(len(first))] if isinstance(seed, int) else list(seed)
         if len(seeds) != len(first):
             raise ValueError(f"{len(seeds)} seeds beside {len(first)} clips")
         turn = known_yaw(actions, yaw)
         asked = ((actions[:, n], turn[:, n]) for n in range(actions.shape[1]))
-        chunks = self._dream(first, asked, seeds, steps, method, guidance)
+        chunks = dreaming.latents(self, first, asked, seeds, steps, method, guidance)
         return torch.cat([first, *(self.codec.decode(chunk) for chunk in chunks)], 1)
 
     @torch.no_grad()
@@ -256,75 +249,11 @@ class WorldModel(Task):
             steps: of the sampler.
             seed: as in :meth:`generate`.
         """
-        settings.check_first(first, self.frame_size)
+        checks.check_first(first, self.frame_size)
         if len(first) != 1:
             raise ValueError(f"dream streams one clip, got a batch of {len(first)}")
-        for chunk in self._dream(first, settings.asked(actions, first.device), [seed], steps, None, None):
+        for chunk in dreaming.latents(self, first, dreaming.asked(actions, first.device), [seed], steps):
             yield from self.codec.decode(chunk)[0]
-
-    def _dream(
-        self, first: Tensor, asked: Iterable[tuple[Tensor, Tensor]], seeds: list[int], steps: int | None,
-        method: str | None, guidance: tuple[float, float] | None,
-    ) -> Iterator[Tensor]:  # fmt: skip
-        """Latents ``(B, m, C, h, w)`` of the new frames, sampled in chunks that begin with known latents."""
-        self.configure_model()
-        assert self.net is not None
-        steps, method = self.steps if steps is None else steps, method or self.method
-        if method not in METHODS:
-            raise ValueError(f"unknown method {method!r}: choose {', '.join(METHODS)}")
-        sigmas = karras_sigmas(steps, self.preset.sigma_min, self.preset.sigma_max)
-        generators = [torch.Generator().manual_seed(s) for s in seeds]
-        known = list(self.codec.encode(first).unbind(1))
-        self._see(first)
-        stream, taken = iter(asked), list[tuple[Tensor, Tensor]]()
-        reach = int(getattr(self.net, "reach", 1))
-        need = len(known)
-        while True:
-            keep = min(len(known), max(reach, 1), self.frames - 1)
-            room = 1 if reach == 1 else self.frames - keep
-            while len(taken) < need - 1 + room and (step := next(stream, None)) is not None:
-                taken.append(step)
-            new = len(taken) - (need - 1)
-            if new < 1:
-                return
-            window = taken[need - keep :]
-            motions = torch.stack([a for a, _ in window], 1), torch.stack([y for _, y in window], 1)
-            latents = self._chunk(known[-keep:], *motions, generators, sigmas, method, guidance)
-            known += latents.unbind(1)
-            need += latents.shape[1]
-            yield latents
-
-    def _chunk(
-        self, known: list[Tensor], actions: Tensor, yaw: Tensor, generators: list[torch.Generator], sigmas: Tensor,
-        method: str, guidance: tuple[float, float] | None,
-    ) -> Tensor:  # fmt: skip
-        """New latents ``(B, m, C, h, w)`` after the known ones, sampled together."""
-        count = actions.shape[1] + 1
-        given = torch.stack(known, 1)
-        new = count - given.shape[1]
-        start = torch.stack([torch.randn(new, *given.shape[2:], generator=g) for g in generators]).to(given)
-        given = torch.cat([given, torch.zeros_like(start)], 1)
-        mask = torch.arange(count, device=given.device).expand(len(given), count) < len(known)
-        init = (float(sigmas[0]) ** 2 + (1.0 if self.preset.form == "v" else 0.0)) ** 0.5
-
-        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return self._guided(x, sigma.expand(mask.shape), given, mask, actions, yaw, guidance or self.guidance)
-
-        x = torch.where(mask[..., None, None, None], given, torch.cat([given[:, : len(known)], start * init], 1))
-        return sample(denoise, x, sigmas, method)[:, len(known) :]
-
-    def _guided(
-        self, x: Tensor, sigma: Tensor, given: Tensor, known: Tensor, actions: Tensor, yaw: Tensor,
-        guidance: tuple[float, float],
-    ) -> Tensor:  # fmt: skip
-        """One pass, or three combined where a weight is not 1."""
-        off, on = (torch.full((len(x),), flag, device=x.device) for flag in (False, True))
-        both = self.denoise(x, sigma, given, known, actions, yaw, off, off)
-        if tuple(guidance) == (1.0, 1.0):
-            return both
-        image = self.denoise(x, sigma, given, known, actions, yaw, off, on)
-        none = self.denoise(x, sigma, given, known, actions, yaw, on, on)
-        return combine_guidance(none, image, both, *guidance)
 
     # -- training and evaluation ------------------------------------------------------------------------------------
 
@@ -355,9 +284,12 @@ class WorldModel(Task):
         evaluation.validation_step(self, batch, batch_idx)
 
     def setup(self, stage: str) -> None:
-        """Open what the test needs before any clip is dreamed: a missing file ends the run here."""
+        """Open and check what the stage needs before any clip is dreamed: what is missing ends the run here."""
+        data = getattr(self.trainer, "datamodule", None)
+        checks.check_data(self, data, stage)
         if stage == "test":
             self._tools = scoreboard.TestTools(self)
+            checks.check_estimator(self, self._tools.pool, data)
 
     def teardown(self, stage: str) -> None:
         """End the estimator's processes."""

@@ -60,13 +60,13 @@ class EstimatorPool:
         masks = mask_list(mask, len(clips))
         keys = [self._key(*given) for given in zip(clips, cameras, masks, strict=True)]
         first = {key: i for i, key in reversed(list(enumerate(keys)))}
-        known = {key: _load(f) for key in first if (f := self._file(key)) is not None and f.is_file()}
+        known = {key: found for key in first if (found := _load(self._file(key))) is not None}
         missing = [key for key in first if key not in known]
         jobs = [(self.estimator, clips[i], cameras[i], masks[i]) for i in (first[key] for key in missing)]
         self.runs += len(jobs)
         for key, result in zip(missing, self._run(jobs), strict=True):
             known[key] = result
-            if (file := self._file(key)) is not None:
+            if (file := self._file(key)) is not None and not _late(result):
                 _store(file, result)
         return [known[key] for key in keys]
 
@@ -129,5 +129,17 @@ def _store(file: Path, result: Trajectory) -> None:
     part.replace(file)
 
 
-def _load(file: Path) -> Trajectory:
-    return Trajectory(**torch.load(file, weights_only=True))
+def _load(file: Path | None) -> Trajectory | None:
+    """A remembered path, or None: no file, a damaged one, or a time limit of an earlier run."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        found = Trajectory(**torch.load(file, weights_only=True))
+    except Exception:  # whatever a damaged file makes torch raise: the clip runs again
+        return None
+    return None if _late(found) else found
+
+
+def _late(result: Trajectory) -> bool:
+    """Whether the estimator ran out of time, which says nothing about the clip."""
+    return result.info.get("reason") == "timeout"

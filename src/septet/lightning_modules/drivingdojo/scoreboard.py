@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -44,6 +47,55 @@ class ClipTable(Metric):
         return self.rows if isinstance(self.rows, Tensor) else torch.cat(self.rows)
 
 
+class OtherCommands:
+    """Finds every clip the command of another: its neighbour's in the batch.
+
+    A batch of one takes that of the clip before it, the first clip of all that of the one after it.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Any] | None = None
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def left_out(self) -> int:
+        """Clips that still wait for another command."""
+        return int(self._waiting is not None)
+
+    def pair(self, batch: dict[str, Any]) -> list[tuple[dict[str, Any], Tensor, Tensor]]:
+        """Batches with other actions ``(B, n, 2)`` and yaw ``(B, n)``: this one, and one that waited."""
+        actions, yaw, found = batch["actions"], batch["yaw"], []
+        if self._waiting is not None:
+            found.append((self._waiting, actions[:1], yaw[:1]))
+            self._waiting = None
+        if len(actions) > 1:
+            found.append((batch, actions.roll(1, 0), yaw.roll(1, 0)))
+        elif self._last is not None:
+            found.append((batch, *self._last))
+        else:
+            self._waiting = batch
+        self._last = actions[-1:], yaw[-1:]
+        return found
+
+
+def all_processes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of all processes, in order of rank."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
+
+
+def strict_json(value: Any) -> Any:
+    """The same with None for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {k: strict_json(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [strict_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class TestTools:
     """Extractors and estimator of a test, opened before any clip is dreamed.
 
@@ -59,6 +111,7 @@ class TestTools:
     def __init__(self, model: WorldModel) -> None:
         self.extractors = build_extractors(model.extractors)
         self.bonnet, self.metric_scale = model.bonnet, False
+        self.reasons: dict[str, str] = {}
         self.pool: EstimatorPool | None = None
         if model.aif != "none":
             estimator, self.metric_scale = build_estimator(model.aif, model.aif_options)
@@ -96,6 +149,7 @@ class TestState:
         self.by_block: list[VideoFrechetDistance] = []
         self.blocks: list[tuple[int, int]] = []
         self.aif: dict[str, ActionInstructionFollowing] = {}
+        self.others = OtherCommands()
         if tools.pool is not None:
             given = (None, model.aif_protocol, tools.metric_scale)
             self.aif = {name: ActionInstructionFollowing(*given).to(model.device) for name in CASES}
@@ -144,27 +198,51 @@ class TestState:
 
     def _follow(self, batch: dict[str, Any], video: Tensor, first: Tensor, seeds: list[int]) -> None:
         """Action following of the dream, the real video and the controls; all clips go to the pool together."""
-        frames, actions = batch["frames"], batch["actions"]
-        wrong_actions, wrong_yaw = actions.roll(1, 0), batch["yaw"].roll(1, 0)
-        wrong = self.model.generate(first, wrong_actions, yaw=wrong_yaw, seed=seeds)
-        videos = {"model": video, "floor": frames, "static": frames[:, :1].expand_as(frames), "shuffled": wrong}
-        assert self.tools.pool is not None
-        clips = [clip.cpu() for videos_of_case in videos.values() for clip in videos_of_case]
-        masks = self.tools.masks(frames)
-        found = self.tools.pool.estimate_many(clips, list(batch["camera"]) * len(videos), masks * len(videos))
-        size = len(frames)
-        paths = {name: found[n * size : (n + 1) * size] for n, name in enumerate(videos)}
-        paths["shuffled_own"] = paths["shuffled"]
-        for name, metric in self.aif.items():
-            command = wrong_actions if name == "shuffled_own" else actions
-            metric.update(actions=command, trajectories=paths[name], clip_ids=batch["clip_id"])
+        frames = batch["frames"]
+        given = {**batch, "first": first, "seeds": seeds, "masks": self.tools.masks(frames)}
+        still = frames[:, :1].expand_as(frames)
+        jobs = [("model", given, video), ("floor", given, frames), ("static", given, still)]
+        for clips, actions, yaw in self.others.pair(given):
+            wrong = self.model.generate(clips["first"], actions, yaw=yaw, seed=clips["seeds"])
+            jobs.append(("shuffled", clips | {"driven": actions}, wrong))
+        self._score(jobs)
         for name in ("model", "floor"):
-            errors = [row["errors"] for row in self.aif[name].details[-size:]]
+            errors = [row["errors"] for row in self.aif[name].details[-len(frames) :]]
             self._add(f"{name}_errors", torch.tensor(errors, dtype=torch.float64))
+
+    def _score(self, jobs: list[tuple[str, dict[str, Any], Tensor]]) -> None:
+        """Recover the paths of (case, batch, videos) and compare them with the commands."""
+        clips = [clip.cpu() for _, _, videos in jobs for clip in videos]
+        cameras, masks = ([one for _, given, _ in jobs for one in given[key]] for key in ("camera", "masks"))
+        assert self.tools.pool is not None
+        found = iter(self.tools.pool.estimate_many(clips, cameras, masks))
+        for name, given, videos in jobs:
+            paths, ids = list(itertools.islice(found, len(videos))), given["clip_id"]
+            self.aif[name].update(actions=given["actions"], trajectories=paths, clip_ids=ids)
+            if name == "shuffled":
+                self.aif["shuffled_own"].update(actions=given["driven"], trajectories=paths, clip_ids=ids)
+
+    def _clip_rows(self) -> list[dict[str, Any]]:
+        """One row per case and clip of all processes, and why clips were not scored, kept for the record."""
+        if not self.aif:
+            return []
+        if self.others.left_out:
+            rank_zero_warn(f"shuffled control: {self.others.left_out} clip left out, no other command to drive it by")
+        for name in ("shuffled", "shuffled_own"):
+            self.aif[name].update(actions=[], trajectories=[])  # a process without such a clip gathers like the others
+        mine = [{"case": name} | row for name, metric in self.aif.items() for row in metric.per_clip()]
+        rows = list({(row["case"], row["clip"]): row for row in all_processes(mine)}.values())
+        for name in self.aif:
+            counts = Counter(row["reason"] for row in rows if row["case"] == name and row["reason"])
+            self.tools.reasons[name] = ", ".join(f"{reason} {n}" for reason, n in counts.most_common())
+        if why := self.tools.reasons["floor"]:
+            rank_zero_info(f"aif {self.model.aif!r} fails on real video already, the floor was not scored for: {why}")
+        return rows
 
     def finish(self) -> None:
         """Log everything once and draw the pictures."""
         rows = {name: table.compute() for name, table in self.tables.items()}
+        clips = self._clip_rows()
         quality, copy = drift.decibel(rows["error"].mean(0)), drift.decibel(rows["copy"].mean(0))
         values = {
             "loss": float(rows["loss"].mean()), "psnr": float(drift.decibel(rows["error"].mean())),
@@ -180,7 +258,7 @@ class TestState:
             keys = row if name == "model" else ("ex", "ey", "coverage_clips")
             values |= {f"aif_{k}" if name == "model" else f"{name}_{k}": row[k] for k in keys}
         self.model.log_dict({f"test/{k}": v for k, v in values.items() if not math.isnan(v)}, on_epoch=True)
-        self._draw(rows, drifts, controls)
+        self._draw(rows, drifts, controls, clips)
 
     def _drift(self, rows: dict[str, Tensor]) -> dict[str, list[float]]:
         """Measures of every block of new frames; a block is a chunk of a whole-clip net, else a second."""
@@ -198,14 +276,15 @@ class TestState:
         return found
 
     def _draw(
-        self, rows: dict[str, Tensor], drifts: dict[str, list[float]], controls: dict[str, dict[str, float]]
-    ) -> None:
+        self, rows: dict[str, Tensor], drifts: dict[str, list[float]], controls: dict[str, dict[str, float]],
+        clips: list[dict[str, Any]],
+    ) -> None:  # fmt: skip
         model = self.model
         assert self.kept is not None
         batch, video = self.kept
         details = self.aif["model"].details[:3] if self.aif else []
         strips = [c for pair in zip(batch["frames"][:3], video[:3], strict=True) for c in pair]
-        model.save_picture("film_strip_real_generated", media.film_strip(strips))
+        model.save_picture("film_strip_real_generated", media.film_strip(strips, labels=["real", "generated"] * 3))
         model.save_picture(
             "real_generated_paths", media.story_figure(batch["frames"], video, batch["actions"], details)
         )
@@ -219,10 +298,10 @@ class TestState:
         model.save_picture("loss_by_sigma", media.curves_figure({"loss": by_sigma}, "sigma", "weighted loss", LEVELS))
         self._draw_commands(batch["frames"][0, : model.context])
         if controls:
-            model.save_picture("aif_controls", media.controls_figure(controls))
+            model.save_picture("aif_controls", media.controls_figure(controls, self.tools.reasons))
             model.save_picture("aif_paths", media.path_figure(self.aif["model"].details[:8]))
-            model.save_media("aif_clips.json", json.dumps(self.aif["model"].per_clip(), indent=1))
-        save_video(model, "dream", torch.cat([batch["frames"][0], video[0]], -1))
+            model.save_media("aif_clips.json", json.dumps(strict_json(clips), indent=1, allow_nan=False))
+        save_video(model, "dream", torch.cat([batch["frames"][0], video[0]], -1), batch.get("fps", [None])[0])
 
     def _draw_commands(self, first: Tensor) -> None:
         """Left, straight, right and stop from one start."""
@@ -230,7 +309,7 @@ class TestState:
         actions = torch.stack([arc(c, 8) for c in COMMANDS.values()]).to(first.device)
         start = first.expand(len(COMMANDS), *first.shape)
         video = model.generate(start, actions, seed=[0] * len(COMMANDS))
-        model.save_picture("commands_left_straight_right_stop", media.film_strip(list(video)))
+        model.save_picture("commands_left_straight_right_stop", media.film_strip(list(video), labels=list(COMMANDS)))
 
 
 def _ssim(a: Tensor, b: Tensor) -> Tensor:

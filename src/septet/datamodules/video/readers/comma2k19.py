@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from septet.datamodules.video.clips import Camera
-from septet.datamodules.video.decode import read_video
-from septet.datamodules.video.readers.base import ClipReader, quaternion_matrix
+from septet.datamodules.video.readers.base import ClipReader, folders_with, quaternion_matrix
 
 COMMA_CAMERA = Camera("PINHOLE", (910.0, 910.0, 582.0, 437.0), 1164, 874)
 
@@ -18,7 +17,8 @@ COMMA_CAMERA = Camera("PINHOLE", (910.0, 910.0, 582.0, 437.0), 1164, 874)
 class Comma2k19Reader(ClipReader):
     """One segment, or a folder of them: ``global_pose/frame_*`` (npy without suffix) and ``video.hevc``, 20 fps.
 
-    The stored quaternion's matrix maps (forward, right, down) to ECEF; camera axes are (right, down, forward).
+    The stored quaternion's matrix maps (forward, right, down) to ECEF; camera axes are (right, down, forward). A file
+    ``video.frames`` holds the number of frames of a video that is shorter than the poses (a rendered one).
     """
 
     fps = 20.0
@@ -30,8 +30,7 @@ class Comma2k19Reader(ClipReader):
     def _list(self) -> list[str]:
         if (self.root / "global_pose").is_dir():
             return [self.root.name]
-        found = sorted(p.parent for p in self.root.rglob("global_pose") if p.is_dir())
-        return [str(p.relative_to(self.root)) for p in found]
+        return folders_with(self.root, "global_pose")
 
     def _folder(self, clip: str) -> Path:
         return self.root if (self.root / "global_pose").is_dir() else self.root / clip
@@ -42,18 +41,24 @@ class Comma2k19Reader(ClipReader):
             position, orientation = (_column(folder / f"frame_{n}") for n in ("positions", "orientations"))
             if len(position) != len(orientation):
                 raise ValueError(f"{folder}: {len(position)} positions beside {len(orientation)} orientations")
-            body = quaternion_matrix(orientation)  # columns forward, right, down in ECEF
+            body = quaternion_matrix(orientation, folder / "frame_orientations")  # forward, right, down in ECEF
             self._loaded[clip] = body[..., (1, 2, 0)], position
         return self._loaded[clip]
 
     def length(self, clip: str) -> int:
-        """Number of poses, one per video frame."""
-        return len(self._poses(clip)[1])
+        """Number of poses, one per video frame; fewer where ``video.frames`` says so."""
+        poses, short = len(self._poses(clip)[1]), self._folder(clip) / "video.frames"
+        if not short.is_file():
+            return poses
+        if not (text := short.read_text().strip()).isdigit():
+            raise ValueError(f"{short} holds {text[:40]!r}, expected the number of frames of video.hevc")
+        return min(poses, int(text))
 
-    def _images(self, clip: str, indices: list[int], size: tuple[int, int] | None) -> Tensor:
-        return torch.from_numpy(read_video(self._folder(clip) / "video.hevc", indices, size))
+    def _video(self, clip: str) -> Path:
+        return self._folder(clip) / "video.hevc"
 
-    def _camera(self, clip: str) -> Camera:
+    def camera(self, clip: str) -> Camera:
+        """The same for all segments."""
         return COMMA_CAMERA
 
 
@@ -65,4 +70,6 @@ def _column(path: Path) -> Tensor:
         array = np.load(path, allow_pickle=False)
     except ValueError as error:
         raise ValueError(f"{path} is not a numpy array: {error}") from error
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path} holds values that are not finite")
     return torch.from_numpy(array.astype(np.float64))

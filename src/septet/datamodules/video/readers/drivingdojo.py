@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from septet.datamodules.video.clips import Camera, ClipSample, number_prefix, parse_action, sorted_by_number
-from septet.datamodules.video.decode import read_image
 from septet.datamodules.video.readers.base import ClipReader, chord
 
 DOJO_CAMERA = Camera(
@@ -34,9 +33,11 @@ class DrivingDojoReader(ClipReader):
             documented; default the published intrinsics.
     """
 
+    evenly_numbered = False
+
     def __init__(self, root: str | Path, camera_info: Callable[[str, Path], Camera] | None = None) -> None:
         self.camera_info = camera_info
-        self._files: dict[str, list[Path]] = {}
+        self._found: dict[str, list[Path]] = {}
         self._actions: dict[str, Tensor] = {}
         super().__init__(root)
         meta = self.root / "meta.json"
@@ -46,18 +47,18 @@ class DrivingDojoReader(ClipReader):
         videos = self.root / "videos"
         return sorted(p.name for p in videos.iterdir() if p.is_dir()) if videos.is_dir() else []
 
-    def _frames(self, clip: str) -> list[Path]:
+    def _files(self, clip: str) -> list[Path]:
         """Images in order of their number."""
-        if clip not in self._files:
+        if clip not in self._found:
             found = [
                 p for p in (self.root / "videos" / clip).iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")
             ]
-            self._files[clip] = sorted_by_number(found)
-        return self._files[clip]
+            self._found[clip] = sorted_by_number(found)
+        return self._found[clip]
 
     def length(self, clip: str) -> int:
         """Number of images."""
-        return len(self._frames(clip))
+        return len(self._files(clip))
 
     def _steps(self, clip: str, start: int, stop: int) -> tuple[Tensor, Tensor]:
         return chord(self._all_actions(clip)[start:stop])
@@ -68,7 +69,7 @@ class DrivingDojoReader(ClipReader):
             folder = self.root / "action_info" / clip
             by_number = {number_prefix(p.name): p for p in folder.glob("*.txt")} if folder.is_dir() else {}
             rows = []
-            for image in self._frames(clip)[:-1]:
+            for image in self._files(clip)[:-1]:
                 number = number_prefix(image.name)
                 if number not in by_number:
                     raise ValueError(f"{folder} has no action for frame {number} ({image.name})")
@@ -76,11 +77,8 @@ class DrivingDojoReader(ClipReader):
             self._actions[clip] = torch.tensor(rows, dtype=torch.float64).view(-1, 2)
         return self._actions[clip]
 
-    def _images(self, clip: str, indices: list[int], size: tuple[int, int] | None) -> Tensor:
-        files = self._frames(clip)
-        return torch.stack([torch.from_numpy(read_image(files[i], size)) for i in indices])
-
-    def _camera(self, clip: str) -> Camera | None:
+    def camera(self, clip: str) -> Camera | None:
+        """What ``camera_info`` says, else the published intrinsics."""
         folder = self.root / "camera_info" / clip
         if self.camera_info is not None:
             if not folder.is_dir():

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from septet.datamodules.video.clips import Camera, sorted_by_number
-from septet.datamodules.video.decode import count_frames, read_image, read_video
+from septet.datamodules.video.decode import check_whole, count_frames
 from septet.datamodules.video.readers.base import ClipReader, quaternion_matrix
+from septet.datamodules.video.tables import MOTION, POSE, read_table
 from septet.kernels.egomotion import implied_yaw
 
-_POSE = ["x", "y", "z", "qw", "qx", "qy", "qz"]
 _IMAGES = (".jpg", ".jpeg", ".png")
 
 
@@ -32,38 +31,54 @@ class FolderReader(ClipReader):
         super().__init__(root)
 
     def _list(self) -> list[str]:
-        return sorted(
-            p.stem for p in self.root.glob("*.csv") if (self.root / p.stem).is_dir() or self._video(p.stem).is_file()
-        )
+        tables = {p.stem for p in self.root.glob("*.csv")}
+        entries = sorted(self.root.iterdir())
+        self._videos = {p.stem: p for p in entries if p.suffix.lower() == ".mp4"}
+        folders = {p.name: _images(p) for p in entries if p.is_dir()}
+        shown = set(self._videos) | {name for name, images in folders.items() if images}
+        self.skipped = [f"{n}: no {n}.csv beside it" for n in sorted(shown - tables)]
+        self.skipped += [f"{n}.csv: no folder {n} or {n}.mp4 beside it" for n in sorted(tables - shown - set(folders))]
+        return sorted(tables & (shown | set(folders)))
 
-    def _video(self, clip: str) -> Path:
-        return self.root / f"{clip}.mp4"
+    def _video(self, clip: str) -> Path | None:
+        return None if (self.root / clip).is_dir() else self._videos[clip]
 
     def _files(self, clip: str) -> list[Path]:
-        return sorted_by_number(p for p in (self.root / clip).iterdir() if p.suffix.lower() in _IMAGES)
+        images = _images(self.root / clip)
+        numbered = sorted_by_number(images)
+        if not numbered:
+            others = f"{len(images)} others such as {images[0].name}: rename them" if images else "no other"
+            raise ValueError(f"{self.root / clip} holds no image named by its number (0000.png ..) and {others}")
+        return numbered
 
     def length(self, clip: str) -> int:
-        """Number of frames; checked against the rows of the CSV."""
+        """Number of frames; table, camera file and the ends of the images are checked once, before long work."""
         if clip not in self._lengths:
-            is_folder = (self.root / clip).is_dir()
-            frames = len(self._files(clip)) if is_folder else count_frames(self._video(clip))
+            video = self._video(clip)
+            frames = len(self._files(clip)) if video is None else count_frames(video)
             header, rows = self._table(clip)
-            need = frames if header == _POSE else frames - 1
+            need = frames if header == POSE else frames - 1
             if len(rows) not in (need, frames):
                 raise ValueError(f"{self.root / clip}.csv has {len(rows)} rows, {frames} frames need {need}")
+            for file in self._files(clip) if video is None else ():
+                check_whole(file)
+            self._poses(clip), self.camera(clip), self.clip_fps(clip)
             self._lengths[clip] = frames
         return self._lengths[clip]
+
+    def check(self, clip: str) -> tuple[int, int]:
+        """Decode everything; a camera of another aspect than the frames is refused too."""
+        height, width = super().check(clip)
+        camera = self.camera(clip)
+        if camera is not None and abs(camera.width * height / (camera.height * width) - 1) > 0.05:
+            sizes = f"width {camera.width}, height {camera.height} beside frames of {width}x{height}"
+            raise ValueError(f"{self.root / clip}.json: {sizes} pixels: are these the intrinsics of this video?")
+        return height, width
 
     def _table(self, clip: str) -> tuple[list[str], Tensor]:
         """Header and numbers of the CSV, float64."""
         if clip not in self._tables:
-            path = self.root / f"{clip}.csv"
-            with path.open(newline="") as handle:
-                rows = [r for r in csv.reader(handle) if r]
-            header = [c.strip() for c in rows[0]] if rows else []
-            if header not in (["forward", "right"], ["forward", "right", "yaw"], _POSE):
-                raise ValueError(f"{path}: header {header}; expected forward,right[,yaw] or {','.join(_POSE)}")
-            self._tables[clip] = header, _numbers(path, rows[1:], len(header))
+            self._tables[clip] = read_table(self.root / f"{clip}.csv", [*MOTION, POSE])
         return self._tables[clip]
 
     def _steps(self, clip: str, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -73,48 +88,45 @@ class FolderReader(ClipReader):
 
     def _poses(self, clip: str) -> tuple[Tensor, Tensor] | None:
         header, table = self._table(clip)
-        return (quaternion_matrix(table[:, 3:]), table[:, :3]) if header == _POSE else None
-
-    def _images(self, clip: str, indices: list[int], size: tuple[int, int] | None) -> Tensor:
-        if not (self.root / clip).is_dir():
-            return torch.from_numpy(read_video(self._video(clip), indices, size))
-        files = self._files(clip)
-        return torch.stack([torch.from_numpy(read_image(files[i], size)) for i in indices])
+        if header != POSE:
+            return None
+        return quaternion_matrix(table[:, 3:], self.root / f"{clip}.csv"), table[:, :3]
 
     def _settings(self, clip: str) -> dict[str, Any]:
         path = self.root / f"{clip}.json"
         if not path.is_file():
             return {}
         try:
-            return dict(json.loads(path.read_text()))
+            found = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} holds no JSON object such as {{'fps': 10}}")
+        return found
 
     def clip_fps(self, clip: str) -> float:
         """From the JSON, else 5."""
-        return float(self._settings(clip).get("fps", self.fps))
+        value = self._settings(clip).get("fps", self.fps)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{self.root / clip}.json: fps is {value!r}: give a number above 0")
+        return float(value)
 
-    def _camera(self, clip: str) -> Camera | None:
-        given = self._settings(clip)
+    def camera(self, clip: str) -> Camera | None:
+        """From the JSON, or None where it names no model."""
+        given, path = self._settings(clip), f"{self.root / clip}.json"
         if "model" not in given:
             return None
         missing = [k for k in ("params", "width", "height") if k not in given]
         if missing:
-            raise ValueError(f"{self.root / clip}.json names a camera model but lacks {', '.join(missing)}")
-        return Camera(given["model"], tuple(given["params"]), int(given["width"]), int(given["height"]))
-
-
-def _numbers(path: Path, rows: list[list[str]], width: int) -> Tensor:
-    """Finite numbers of a CSV, naming the row that is none."""
-    values = []
-    for number, row in enumerate(rows):
+            raise ValueError(f"{path} names a camera model but lacks {', '.join(missing)}")
+        if not isinstance(given["params"], list):
+            raise ValueError(f"{path}: params is {given['params']!r}: give a list of numbers")
         try:
-            values.append([float(c) for c in row])
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number + 1}: {error}") from error
-        if len(row) != width:
-            raise ValueError(f"{path}, row {number + 1}: {len(row)} columns beside a header of {width}")
-    table = torch.tensor(values, dtype=torch.float64).view(-1, width)
-    if not bool(table.isfinite().all()):
-        raise ValueError(f"{path} holds values that are not finite")
-    return table
+            params = tuple(float(p) for p in given["params"])
+            return Camera(given["model"], params, int(given["width"]), int(given["height"]))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: model, params, width and height make no camera: {error}") from error
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _IMAGES)

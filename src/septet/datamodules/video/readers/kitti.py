@@ -10,7 +10,7 @@ from torch import Tensor
 
 from septet.datamodules.video.clips import Camera, sorted_by_number
 from septet.datamodules.video.decode import read_image
-from septet.datamodules.video.readers.base import ClipReader
+from septet.datamodules.video.readers.base import ClipReader, folders_with
 
 
 class KittiReader(ClipReader):
@@ -25,7 +25,7 @@ class KittiReader(ClipReader):
     def _list(self) -> list[str]:
         if (self.root / "poses.txt").is_file():
             return [self.root.name]
-        return sorted(str(p.parent.relative_to(self.root)) for p in self.root.rglob("poses.txt"))
+        return folders_with(self.root, "poses.txt")
 
     def _folder(self, clip: str) -> Path:
         return self.root if (self.root / "poses.txt").is_file() else self.root / clip
@@ -40,6 +40,8 @@ class KittiReader(ClipReader):
                 matrices = torch.from_numpy(rows.reshape(-1, 3, 4))
             except ValueError as error:
                 raise ValueError(f"{path}: expected 12 numbers per row: {error}") from error
+            if not bool(matrices.isfinite().all()):
+                raise ValueError(f"{path} holds values that are not finite")
             self._loaded[clip] = matrices[..., :3].contiguous(), matrices[..., 3].contiguous()
         return self._loaded[clip]
 
@@ -54,11 +56,7 @@ class KittiReader(ClipReader):
         """Number of frames that have both an image and a pose."""
         return min(len(self._files(clip)), len(self._poses(clip)[1]))
 
-    def _images(self, clip: str, indices: list[int], size: tuple[int, int] | None) -> Tensor:
-        files = self._files(clip)
-        return torch.stack([torch.from_numpy(read_image(files[i], size)) for i in indices])
-
-    def _camera(self, clip: str) -> Camera:
+    def camera(self, clip: str) -> Camera:
         """First projection row of ``calib.txt``, with or without its ``P0:`` prefix."""
         path = self._folder(clip) / "calib.txt"
         if not path.is_file():
