@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -186,6 +187,18 @@ def test_runs_side_by_side(tmp_path):
     assert "| model.lr | 0.1 | 0.2 |" in text
     assert "media/compared-curves.png" in text
     assert (tmp_path / "media/compared-curves.png").stat().st_size > 1000
+
+
+def test_videos_lie_beside_the_report(tmp_path):
+    page = _page(tmp_path, "a", 0.1, [(1, 0.5)])
+    source = tmp_path / "a dream.mp4"
+    source.write_bytes(b"film")
+    write_report(Report(runs=[dataclasses.replace(page, videos=[source])]), tmp_path / "out")
+    assert (tmp_path / "out/media/run0-a dream.mp4").read_bytes() == b"film"
+    assert "[a dream (video)](media/run0-a%20dream.mp4)" in (tmp_path / "out/report.md").read_text()
+    assert 'src="media/run0-a%20dream.mp4"' in (tmp_path / "out/report.html").read_text()
+    write_report(Report(runs=[page]), tmp_path / "out")
+    assert not list((tmp_path / "out/media").glob("*.mp4")), "of an earlier report"
 
 
 def test_figures_for_other_programs(tmp_path):

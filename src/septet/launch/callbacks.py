@@ -148,6 +148,7 @@ class PredictionWriter(Callback):
             writer = csv.DictWriter(handle, fieldnames=keys)
             writer.writeheader()
             writer.writerows(self._rows)
+        replaced = " (those of an earlier call are replaced)" if path.is_file() else ""
         temporary.replace(path)
-        print(f"predictions: {len(self._rows)} rows in {path}", flush=True)
+        print(f"predictions: {len(self._rows)} rows in {path}{replaced}", flush=True)
         self._rows = []

@@ -25,6 +25,7 @@ class RunPage:
         records: by stage.
         curves: metric name to (step, value) pairs.
         pictures: PNG files of ``media/``, by name.
+        videos: its mp4 files.
         config: text of ``config.yaml``.
     """
 
@@ -33,6 +34,7 @@ class RunPage:
     curves: dict[str, list[tuple[int, float]]]
     pictures: list[Path]
     config: str
+    videos: list[Path] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -102,6 +104,7 @@ def read_run(path: Path) -> RunPage:
         curves=read_curves(path / "metrics.csv"),
         pictures=sorted((path / "media").glob("*.png")),
         config=config.read_text() if config.is_file() else "",
+        videos=sorted((path / "media").glob("*.mp4")),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,7 +39,7 @@ def write_report(report: Report, out: Path) -> Path:
     """
     media = out / "media"
     media.mkdir(parents=True, exist_ok=True)
-    for old in (*media.glob("run[0-9]*-*.png"), *media.glob("compared-curves.png")):
+    for old in (*media.glob("run[0-9]*-*.*"), *media.glob("compared-curves.png")):
         old.unlink()
     runs = [_run_view(number, page, media) for number, page in enumerate(report.runs)]
     write_results(report.records, out)
@@ -80,7 +81,7 @@ def _environment(*, html: bool) -> jinja2.Environment:
 
 
 def _run_view(number: int, page: RunPage, media: Path) -> dict[str, Any]:
-    """One run for the templates; its pictures are copied beside the report."""
+    """One run for the templates; its pictures and videos are copied beside the report."""
     pictures = []
     curves = curve_figure(group_curves(page.curves))
     if curves is not None:
@@ -92,6 +93,7 @@ def _run_view(number: int, page: RunPage, media: Path) -> dict[str, Any]:
         "table": stages_view(page.records),
         "stages": [_stage_view(stage, record) for stage, record in page.records.items()],
         "pictures": pictures,
+        "videos": [_video(f"run{number}-{file.name}", file, media) for file in page.videos],
         "config": page.config,
     }
 
@@ -99,6 +101,12 @@ def _run_view(number: int, page: RunPage, media: Path) -> dict[str, Any]:
 def _picture(file: str, name: str, content: bytes, media: Path) -> Picture:
     (media / f"{file}.png").write_bytes(content)
     return Picture(name, f"media/{file}.png", f"data:image/png;base64,{base64.b64encode(content).decode()}")
+
+
+def _video(name: str, source: Path, media: Path) -> tuple[str, str]:
+    """Name and address of a video, copied beside the report."""
+    shutil.copyfile(source, media / name)
+    return source.stem.replace("_", " "), f"media/{name}"
 
 
 def _stage_view(stage: str, record: Mapping[str, Any]) -> dict[str, Any]:
