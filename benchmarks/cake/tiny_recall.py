@@ -84,7 +84,7 @@ def septet(stage: str, name: str, *words: str) -> dict[str, Any]:
     """Run a stage and return its record and run folder."""
     named = [] if "--run" in words else ["--name", name]
     subprocess.run([sys.executable, "-m", "septet", stage, *words, *named], check=True, stdout=subprocess.DEVNULL)
-    file = "record.json" if stage == "fit" else "record-test.json"
+    file = "record-test.json" if "--run" in words else "record.json"
     path = max(Path(os.environ["SEPTET_RUNS"]).glob(f"*/{name}/*/{file}"), key=lambda p: p.stat().st_mtime)
     record: dict[str, Any] = json.loads(path.read_text())
     return {**record, "path": str(path.parent)}
