@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -162,3 +162,11 @@ def _assemble(name: str, spec: dict[str, Any], models: list[str], values: Array,
         folds=spec.get("folds", spec.get("cold_model_folds")),
         latency=latency,
     )
+
+
+def components_of(models: Sequence[str], records: Sequence[Mapping[str, Any]] | None = None) -> dict[str, list[str]]:
+    """Component tags per model: those of the records, else the shipped tags, else none."""
+    path = files("septet.datamodules.scenarios") / "tables" / "components.json"
+    shipped: dict[str, list[str]] = json.loads(path.read_text()) if path.is_file() else {}
+    own = {r["model"]["name"]: list(r["model"].get("components") or []) for r in records or []}
+    return {m: own.get(m) or shipped.get(m, []) for m in models}

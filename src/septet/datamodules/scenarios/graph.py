@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import torch
 
-from septet.datamodules.scenarios.bench import Bench
+from septet.datamodules.scenarios.bench import Bench, components_of
 from septet.datamodules.scenarios.splits import Split
 from septet.datamodules.scenarios.targets import column_targets
 
@@ -19,14 +17,6 @@ EVALUATED = ("dataset", "evaluated", "model")
 
 class LeakageError(ValueError):
     """A result that belongs to the test part is reachable from training."""
-
-
-def components_of(models: Sequence[str], records: Sequence[Mapping[str, Any]] | None = None) -> dict[str, list[str]]:
-    """Component tags per model: those of the records, else the shipped tags, else none."""
-    path = files("septet.datamodules.scenarios") / "tables" / "components.json"
-    shipped: dict[str, list[str]] = json.loads(path.read_text()) if path.is_file() else {}
-    own = {r["model"]["name"]: list(r["model"].get("components") or []) for r in records or []}
-    return {m: own.get(m) or shipped.get(m, []) for m in models}
 
 
 def hetero() -> Any:

@@ -28,6 +28,7 @@ class Memory:
         latency: ``(C, M)`` log milliseconds, NaN unknown.
         acceptance: ``(M,)`` log(1 + stars), standardised, NaN unknown; None: no record carries it.
         stack: ``(C, M)`` ranks by a recommender's own prior, 0 best, NaN unknown; None: no such prior.
+        cold: ``(C, M)`` ranks expected from model features alone, for models whose results are hidden; likewise.
     """
 
     features: Tensor
@@ -39,6 +40,7 @@ class Memory:
     latency: Tensor
     acceptance: Tensor | None = None
     stack: Tensor | None = None
+    cold: Tensor | None = None
 
     @property
     def shape(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from septet.datamodules.scenarios.bench import Bench
-from septet.datamodules.scenarios.targets import average_ranks, column_targets, loss_of
+from septet.datamodules.scenarios.targets import column_targets, loss_of
 
 Array = NDArray[np.float64]
 _CLIP = (-2, 6)
@@ -130,7 +130,7 @@ def _priors(bench: Bench, columns: list[int], scenario: str, r: Array, z: Array)
     return np.column_stack(parts)
 
 
-def _lgbm(bench: Bench, train: list[int], test: list[int], ranker: bool) -> Array:
+def _lgbm(bench: Bench, train: list[int], test: list[int], ranker: bool, priors: bool = True) -> Array:
     try:
         import lightgbm
     except ImportError as error:
@@ -141,7 +141,8 @@ def _lgbm(bench: Bench, train: list[int], test: list[int], ranker: bool) -> Arra
 
     def rows(column: int, columns: list[int]) -> Array:
         side = np.repeat(bench.column_features[column][None], count, axis=0)
-        return np.hstack([_priors(bench, columns, bench.scenario[column], r, z), own, side])
+        known = [_priors(bench, columns, bench.scenario[column], r, z)] if priors else []
+        return np.hstack([*known, own, side])
 
     features, target, query = [], [], []
     for j in train:
@@ -242,6 +243,23 @@ def _deal(scores: Array, probes: list[int], revealed: Array) -> Array:
     return dealt
 
 
+def check_probes(bench: Bench, column: int, probes: Sequence[int]) -> tuple[list[int], Array]:
+    """The probed models of a column and their losses.
+
+    Raises:
+        ValueError: no probe, a probe twice, out of range or without a result.
+    """
+    chosen = [int(m) for m in probes]
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"probes are {chosen}: give at least one model, each once")
+    if not all(0 <= m < len(bench.models) for m in chosen):
+        raise ValueError(f"a probe of {chosen} is out of range: the bench has {len(bench.models)} models")
+    revealed = loss_of(bench.values[:, [column]], bench.kind)[chosen, 0]
+    if np.isnan(revealed).any():
+        raise ValueError(f"a probe of {chosen} has no result on column {column}")
+    return chosen, np.asarray(revealed)
+
+
 def probe_predict(name: str, bench: Bench, train: Sequence[int], column: int, probes: Sequence[int]) -> Array:
     """Scores on one column after ``k`` of its results are revealed.
 
@@ -261,14 +279,7 @@ def probe_predict(name: str, bench: Bench, train: Sequence[int], column: int, pr
     if name not in PROBE_NAMES:
         raise ValueError(f"unknown probe rule {name!r}: choose one of {', '.join(PROBE_NAMES)}")
     left, _ = _check_columns(bench, train, [column])
-    chosen = [int(m) for m in probes]
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"probes are {chosen}: give at least one model, each once")
-    if not all(0 <= m < len(bench.models) for m in chosen):
-        raise ValueError(f"a probe of {chosen} is out of range: the bench has {len(bench.models)} models")
-    revealed = loss_of(bench.values[:, [column]], bench.kind)[chosen, 0]
-    if np.isnan(revealed).any():
-        raise ValueError(f"a probe of {chosen} has no result on column {column}")
+    chosen, revealed = check_probes(bench, column, probes)
     g = np.round(_global_best(bench, left, [column])[:, 0], 9)
     if name == "best_of_probes":
         scores = 1 + g
@@ -283,16 +294,27 @@ def _blend(bench: Bench, train: list[int], probes: list[int], revealed: Array, g
     """``(sum w r + g) / (sum w + 1)`` with ``w_c = exp(-8 mean|rho_c - rho| / max(k - 1, 1))``."""
     r, loss = table(bench, "rank"), loss_of(bench.values, bench.kind)
     weight, total = np.ones(len(g)), _global_best_raw(bench, train)
-    for c in train:
-        seen = np.isfinite(loss[probes, c])
-        if not seen.any():
-            continue
-        far = np.abs(average_ranks(loss[probes, c][seen]) - average_ranks(revealed[seen])).mean()
-        w = float(np.exp(-8 * far / max(len(probes) - 1, 1)))
-        finite = np.isfinite(r[:, c])
-        total = total + np.where(finite, w * np.nan_to_num(r[:, c]), 0.0)
-        weight = weight + np.where(finite, w, 0.0)
+    far = _rank_distance(loss[np.ix_(probes, train)], revealed) / max(len(probes) - 1, 1)
+    for c, distance in zip(train, far, strict=True):
+        if np.isfinite(distance):
+            w = float(np.exp(-8 * distance))
+            finite = np.isfinite(r[:, c])
+            total = total + np.where(finite, w * np.nan_to_num(r[:, c]), 0.0)
+            weight = weight + np.where(finite, w, 0.0)
     return total / weight
+
+
+def _rank_distance(loss: Array, revealed: Array) -> Array:
+    """Mean ``|rho_c - rho|`` of average ranks among the probes ``(k, C)`` that a column has; NaN where it has none."""
+    seen = np.isfinite(loss)
+
+    def ranks(values: Array) -> Array:
+        less = (seen[None] & (values[None] < values[:, None])).sum(1)
+        return np.asarray(less + ((seen[None] & (values[None] == values[:, None])).sum(1) + 1) / 2)
+
+    gap = np.where(seen, np.abs(ranks(loss) - ranks(np.repeat(revealed[:, None], loss.shape[1], 1))), 0.0)
+    count = seen.sum(0)
+    return np.where(count > 0, gap.sum(0) / np.maximum(count, 1), np.nan)
 
 
 def _global_best_raw(bench: Bench, train: list[int]) -> Array:

@@ -38,6 +38,8 @@ class Prediction:
 class RecallNet(nn.Module):
     """Prior + gated multi-head attention over train columns + ``eps f(h_s, h_d, h_m)``.
 
+    A model without any result has the level of the rank expected from its features as prior, or ``f`` alone.
+
     At the start ``eps`` is 0 and keys are a random isometry of the features: the network begins as a smooth,
     shrunk nearest-neighbour mean, and training moves it from there by little (an unrestrained one overfits a
     handful of columns).
@@ -138,6 +140,10 @@ class RecallNet(nn.Module):
         prior, known = _prior(values, seen, allowed)
         if memory.stack is not None:
             prior = deal(prior, memory.stack[columns], known)
+        anchored = known
+        if memory.cold is not None:
+            anchored = known | torch.isfinite(memory.cold[columns])
+            prior = torch.where(anchored & ~known, level(prior, memory.cold[columns], known), prior)
         recalled, attention = dense_recall(
             query, keys, values, seen, prior,
             temperature=self.temperature, gate=self.gate, tau=self.tau, mask=allowed,
@@ -147,7 +153,7 @@ class RecallNet(nn.Module):
             models = models + graph[1]
         place = self.column(memory.features[columns]) + self.scenario(scenario)
         f = self.dropout(torch.tanh(place)) @ self.dropout(torch.tanh(models)).T / math.sqrt(models.shape[1])
-        score = (recalled + torch.where(known, self.eps * f, f)).T
+        score = (recalled + torch.where(anchored, self.eps * f, f)).T
         low, high = functional.softplus(self.spread)
         return Prediction(
             score=score,
@@ -196,6 +202,22 @@ def deal(prior: Tensor, rank: Tensor, known: Tensor) -> Tensor:
     values = prior.masked_fill(~known, torch.inf).sort(1).values
     dealt = torch.empty_like(prior).scatter(1, order, values)
     return torch.where(known, dealt, prior)
+
+
+def level(prior: Tensor, rank: Tensor, known: Tensor) -> Tensor:
+    """Quantiles of the known models' prior values: what a model of that expected rank would have.
+
+    Args:
+        prior: ``(Q, M)``.
+        rank: ``(Q, M)``, 0 best to 1 worst (clipped), NaN counts as 0.
+        known: ``(Q, M)`` bool; a query without any keeps its prior.
+    """
+    values = prior.masked_fill(~known, torch.inf).sort(1).values
+    last = (known.sum(1, keepdim=True) - 1).clamp_min(0)
+    place = rank.nan_to_num().clamp(0, 1) * last
+    low = place.floor().long()
+    near, far = values.gather(1, low), values.gather(1, torch.minimum(low + 1, last))
+    return torch.where(known.any(1, keepdim=True), near + (place - low) * (far - near), prior)
 
 
 def training_hides(

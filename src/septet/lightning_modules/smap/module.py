@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from septet.datamodules.scenarios.bench import Bench
 from septet.datamodules.scenarios.splits import Split
 from septet.datamodules.scenarios.tensors import Memory, Query
+from septet.lightning_modules.smap import cold
 from septet.lightning_modules.smap.metrics import AssignmentMetrics
 from septet.lightning_modules.smap.model import Prediction, RecallNet, training_hides
 from septet.lightning_modules.smap.objective import objective
+from septet.lightning_modules.smap.probing import Probes, with_probes
 from septet.lightning_modules.smap.stack import CRITERIA, stacked
 from septet.lightning_modules.task import Task
 
@@ -141,7 +143,7 @@ class SMAP(Task):
     def setup(self, stage: str) -> None:
         """Read the sizes and the metric's kind from the data."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data.memory.stack is None:
+        if data.memory.stack is None and data.memory.cold is None:
             self.add_prior(data.memory, data.bench, data.part, {data.bench.group[j] for j in data.val_columns})
         for metric in (self.val_metrics, self.test_metrics):
             metric.kind = data.bench.kind
@@ -150,13 +152,27 @@ class SMAP(Task):
         if self.shape is not None and data.memory.shape != {k: self.shape[k] for k in data.memory.shape}:
             raise ValueError(f"the weights are for tables of sizes {self.shape}, the data have {data.memory.shape}")
 
-    def add_prior(self, memory: Memory, bench: Bench, part: Split, hidden: Collection[str] = ()) -> None:
-        """Rank all models on the columns of a split by the stack of plain rules, where it is wanted."""
-        if self.hparams["prior"] == "stack" and not part.cold:
-            chosen = {name: self.hparams[name] for name in ("criterion", "sharpness")}
-            found = stacked(bench, part.train, part.test, hidden=hidden, **chosen)
+    def add_prior(
+        self, memory: Memory, bench: Bench, part: Split, hidden: Collection[str] = (), probes: Probes | None = None
+    ) -> None:
+        """Rank all models on the columns of a split by the stack of plain rules, where it is wanted.
+
+        A cold split takes the stack of rules that read model features instead, where there are any.
+        """
+        if self.hparams["prior"] != "stack" or (part.cold and not cold.side_features(bench).shape[1]):
+            return
+        chosen = {name: self.hparams[name] for name in ("criterion", "sharpness")}
+        if part.cold:
+            found = cold.stacked(bench, part.cold, **chosen)
+            memory.cold = torch.tensor(found.scores.T.copy(), dtype=memory.values.dtype)
+        else:
+            found = (
+                with_probes(bench, part, probes, **chosen)
+                if probes
+                else stacked(bench, part.train, part.test, hidden=hidden, **chosen)
+            )
             memory.stack = torch.tensor(found.scores.T.copy(), dtype=memory.values.dtype)
-            self.stack_weights = found.weights
+        self.stack_weights = found.weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the sizes beside the weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,29 +11,41 @@ from numpy.typing import NDArray
 
 from septet.datamodules.scenarios.bench import Bench
 from septet.datamodules.scenarios.splits import Split
-from septet.datamodules.scenarios.tensors import Query, allowed_columns, build_memory
+from septet.datamodules.scenarios.tensors import Memory, Query, allowed_columns, build_memory
+from septet.lightning_modules.smap.baselines import check_probes
 from septet.lightning_modules.smap.model import RecallNet
 from septet.lightning_modules.smap.module import SMAP
+from septet.lightning_modules.smap.probing import Probes, check, order_revealed
 
 
-def fit_predict(bench: Bench, split: Split, *, seed: int = 0, **options: Any) -> NDArray[np.float64]:
+def fit_predict(
+    bench: Bench, split: Split, *, seed: int = 0, probes: Probes | None = None, **options: Any
+) -> NDArray[np.float64]:
     """Scores ``(M, len(split.test))`` of an ensemble, lower is better; bit-equal on repeats.
 
     Args:
         bench: the table; test results are removed before anything is computed.
         split: columns to train on and to score.
         seed: of weights and hiding.
+        probes: {test column: models whose result on it is known}. These results enter the prior, and as a record of
+            the column itself the memory (not a graph encoder); the probed models keep the order of their results.
         options: arguments of :class:`SMAP`.
 
     Raises:
-        ValueError: an argument of SMAP out of range.
+        ValueError: an argument of SMAP out of range, probes that do not fit, or probes of a cold split.
     """
     module = SMAP(**options)
+    if probes:
+        check(bench, split, probes)
     memory = build_memory(bench, split)
-    module.add_prior(memory, bench, split)
+    module.add_prior(memory, bench, split, probes=probes)
     test = torch.tensor(split.test, dtype=torch.int64)
     train = torch.tensor([j for j in split.train if bool(memory.seen[j].any())], dtype=torch.int64)
     allowed = allowed_columns(memory, test) if not split.cold else _all_train(memory.seen, test)
+    asked = memory
+    if probes:
+        asked = _reveal(memory, bench, probes)
+        allowed[torch.arange(len(test)), test] = asked.seen[test].any(1)
     graph = None
     if module.hparams["encoder"] != "none":
         from septet.datamodules.scenarios.graph import assert_no_leak, build_graph
@@ -49,10 +62,28 @@ def fit_predict(bench: Bench, split: Split, *, seed: int = 0, **options: Any) ->
             module.eval()
             with torch.no_grad():
                 raw = torch.empty(0)
-                scores.append(module.predict_query(Query(memory, test, allowed, raw), graph).score.double())
+                scores.append(module.predict_query(Query(asked, test, allowed, raw), graph).score.double())
     finally:
         torch.random.set_rng_state(fork)
-    return np.asarray(np.round(torch.stack(scores).mean(0).numpy(), 9))
+    found = np.asarray(torch.stack(scores).mean(0).numpy())
+    return np.asarray(np.round(order_revealed(found, bench, split.test, probes) if probes else found, 9))
+
+
+def _reveal(memory: Memory, bench: Bench, probes: Probes) -> Memory:
+    """The memory with a record per probed column: the probed models' own means, dealt in the order of their results.
+
+    Means of train columns, for a few results alone say nothing of where they stand among all models.
+    """
+    seen, values = memory.seen.clone(), memory.values.clone()
+    held = memory.seen.to(values.dtype)[..., None]
+    total, count = (memory.values * held).sum(0), held.sum(0)
+    mean = torch.where(count > 0, total / count.clamp_min(1), total.sum(0) / count.sum(0).clamp_min(1))
+    for column, models in probes.items():
+        chosen, revealed = check_probes(bench, column, models)
+        order = [chosen[i] for i in np.lexsort((np.asarray(chosen), revealed))]
+        values[column, order] = mean[order].sort(0).values
+        seen[column, order] = True
+    return dataclasses.replace(memory, seen=seen, values=values)
 
 
 def _all_train(seen: torch.Tensor, test: torch.Tensor) -> torch.Tensor:

@@ -86,14 +86,29 @@ def stacked(
         ValueError: unknown criterion or rule, a sharpness that is negative.
     """
     names = rules_for(bench) if rules is None else list(rules)
-    _check(names, criterion, sharpness)
+    unknown = [name for name in names if name not in RULES]
+    if unknown or not names:
+        raise ValueError(f"rules are {list(names)}: choose at least one of {', '.join(RULES)}")
+    _check(criterion, sharpness)
     clean = np.full_like(bench.values, np.nan)
     clean[:, list(train)] = bench.values[:, list(train)]
     bench = dataclasses.replace(bench, values=clean)
     ranks = _rule_ranks(bench, list(train), list(test), hidden, folds, names)
     usable = [j for j in train if np.isfinite(ranks[0][:, j]).all()]
+    return weighted(bench, usable, ranks, names, criterion, sharpness)
+
+
+def weighted(
+    bench: Bench, columns: Sequence[int], ranks: Array, names: Sequence[str], criterion: str, sharpness: float
+) -> Stack:
+    """Mean of rankings ``(R, M, C)``, each weighted by its loss on some columns of ``bench``.
+
+    Raises:
+        ValueError: unknown criterion, a sharpness that is negative.
+    """
+    _check(criterion, sharpness)
     consensus = np.round(ranks.mean(0), 9)
-    table = np.array([_losses(bench, usable, rank, consensus, _LOSSES[criterion]) for rank in ranks])
+    table = np.array([_losses(bench, columns, rank, consensus, _LOSSES[criterion]) for rank in ranks])
     weights = _weights(table, sharpness)
     scores = np.einsum("r,rmc->mc", weights, ranks)
     means = table.mean(1) if table.size else np.zeros(len(names))
@@ -108,14 +123,19 @@ _SEEN: dict[str, Array] = {}
 """Ranks by content of the train cells: seeds, members and criteria share them."""
 
 
+def content_key(bench: Bench, *asked: Any) -> str:
+    """Sum over a table and what is asked of it: equal content, equal answer."""
+    words = json.dumps([*asked, bench.kind, bench.group, bench.scenario])
+    extra = b"" if bench.model_features is None else bench.model_features.tobytes()
+    data = words.encode() + bench.values.tobytes() + bench.column_features.tobytes() + extra
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def _rule_ranks(
     bench: Bench, train: list[int], test: list[int], hidden: Collection[str], folds: int, names: Sequence[str]
 ) -> Array:
     """Ranks ``(R, M, C)`` of each rule, out of fold on train columns; NaN elsewhere."""
-    asked = json.dumps([names, train, test, sorted(hidden), folds, bench.kind, bench.group, bench.scenario])
-    extra = b"" if bench.model_features is None else bench.model_features.tobytes()
-    data = asked.encode() + bench.values.tobytes() + bench.column_features.tobytes() + extra
-    key = hashlib.blake2b(data, digest_size=16).hexdigest()
+    key = content_key(bench, names, train, test, sorted(hidden), folds)
     if key not in _SEEN:
         while len(_SEEN) >= 64:
             _SEEN.pop(next(iter(_SEEN)))
@@ -132,10 +152,7 @@ def _rule_ranks(
     return _SEEN[key]
 
 
-def _check(names: Sequence[str], criterion: str, sharpness: float) -> None:
-    unknown = [name for name in names if name not in RULES]
-    if unknown or not names:
-        raise ValueError(f"rules are {list(names)}: choose at least one of {', '.join(RULES)}")
+def _check(criterion: str, sharpness: float) -> None:
     if criterion not in CRITERIA:
         raise ValueError(f"criterion is {criterion!r}: choose one of {', '.join(CRITERIA)}")
     if not sharpness >= 0:
