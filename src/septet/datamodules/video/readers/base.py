@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import itertools
 import os
@@ -16,7 +17,7 @@ from septet.datamodules.video.decode import read_image, read_video, video_size
 from septet.kernels.egomotion import actions_from_poses, compose_actions, implied_yaw
 
 
-class ClipReader:
+class ClipReader(abc.ABC):
     """Base: a subclass lists clips and gives lengths, motions or poses, and images.
 
     Args:
@@ -40,12 +41,13 @@ class ClipReader:
             found = "".join(f" ({line})" for line in self.skipped[:3])
             raise ValueError(f"{self.root} holds no clip this reader knows{found}; see its layout in the README")
 
+    @abc.abstractmethod
     def _list(self) -> list[str]:
-        raise NotImplementedError
+        """Ids of the clips below the root."""
 
+    @abc.abstractmethod
     def length(self, clip: str) -> int:
         """Number of source frames."""
-        raise NotImplementedError
 
     def _steps(self, clip: str, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Motions leaving source frames start..stop-1: actions ``(n, 2)``, yaw ``(n,)`` float64."""
@@ -58,9 +60,9 @@ class ClipReader:
         """R ``(T, 3, 3)`` camera -> world and C ``(T, 3)`` float64 of the whole clip, where the source has them."""
         return None
 
+    @abc.abstractmethod
     def _files(self, clip: str) -> list[Path]:
-        """One image per frame, in order; not asked where there is a video."""
-        raise NotImplementedError
+        """The files of the frames, in order: one image each, or the video."""
 
     def _video(self, clip: str) -> Path | None:
         """The file that holds all frames, if it is one."""

@@ -57,6 +57,9 @@ class Comma2k19Reader(ClipReader):
     def _video(self, clip: str) -> Path:
         return self._folder(clip) / "video.hevc"
 
+    def _files(self, clip: str) -> list[Path]:
+        return [self._video(clip)]
+
     def camera(self, clip: str) -> Camera:
         """The same for all segments."""
         return COMMA_CAMERA
