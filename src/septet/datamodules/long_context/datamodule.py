@@ -36,7 +36,7 @@ class LongContextText(LightningDataModule):
         root: file of the JSONL tasks; folder or file of ``tinyshakespeare.txt`` for the "text" haystack.
         tokenizer: "bytes", a model folder, or "smollm2" (recall has a vocabulary of its own).
         context_length: tokens of a prompt at most, or a list of them; needle training with a list starts at the
-            shortest and goes on when an epoch's accuracy reaches .98, with as many tokens a batch; every other batch
+            shortest and goes on at an accuracy of .98 (ends at .998), with as many tokens a batch; every other batch
             then has a length, haystack and needle at random.
         depths: places of the needle, used in turn; None: uniform.
         haystack: "noise", "pairs" or "text".

@@ -51,13 +51,18 @@ def read_jsonl(path: Path, source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(_read_text(path, source).split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: expected an object, found {type(row).__name__}")
-        yield number, row
+        yield number, _object(line, f"{path}, line {number}")
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    """A JSON object, or ValueError that says where it was expected."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: expected an object, found {type(found).__name__}")
+    return found
 
 
 def _read_text(path: Path, source: str) -> str:
@@ -166,14 +171,7 @@ def read_longbench(path: str | Path, config: str | Path | None = None, limit: in
 
 
 def _config(path: Path) -> dict[str, Any]:
-    text = _read_text(path, f"it belongs beside the data as longbench_config/: {CONFIG_SOURCE}")
-    try:
-        loaded = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error.msg})") from None
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: expected an object, found {type(loaded).__name__}")
-    return loaded
+    return _object(_read_text(path, f"it belongs beside the data as longbench_config/: {CONFIG_SOURCE}"), str(path))
 
 
 def read_prompts(path: str | Path) -> list[Sample]:
